@@ -1,0 +1,5 @@
+//! bridgeward: a TLS-secured webhook gateway that runs declared commands as argv arrays.
+//! Built room by room; each says at its top what it owns and refuses.
+
+pub mod clock;
+pub mod domain;

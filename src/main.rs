@@ -1,0 +1,4 @@
+//! The `bridgeward` command.
+//! Does nothing yet.
+
+fn main() {}
