@@ -1,0 +1,410 @@
+//! `routes/<name>.toml`: what a route matches, whom it allows, and how often.
+//! Its `[parameters]` and `[run]` have files of their own.
+
+use std::num::NonZeroU32;
+
+use super::gateway::Known;
+use super::limits::positive_size;
+use super::{Decoded, Page, Table, Value, parameters, rule, run};
+use crate::domain::name::RouteName;
+use crate::policy::argv::Template;
+use crate::policy::diagnostic::{Finding, Place};
+use crate::policy::files::Files;
+use crate::policy::route::{Payload, Per, Route, RouteRate};
+use crate::policy::units;
+
+/// What other routes are compared with, as far as it could be read.
+#[derive(Debug, Default)]
+pub(in crate::policy) struct Outline {
+    pub(in crate::policy) matches: Option<(String, String, Place)>,
+    pub(in crate::policy) lock: Option<(Template, NonZeroU32, Place)>,
+}
+
+/// Methods of which a route can have one.
+const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
+
+/// Paths below this one are the gateway's own.
+const OWN_PATHS: &str = "/-/";
+
+/// Decodes the whole file; `outline` is filled as far as possible.
+pub(in crate::policy) fn decode(
+    page: &Page,
+    name: &RouteName,
+    known: &Known,
+    files: &Files,
+    outline: &mut Outline,
+) -> Decoded<Route> {
+    page.read(&format!("`routes/{name}.toml`"), |top| {
+        let method = top.required("method", method);
+        let path = top.required("path", path);
+        if let (Ok(method), Ok(path)) = (&method, &path) {
+            outline.matches = Some((method.clone(), path.clone(), top.place_of("path")));
+        }
+        let body = top.or("body", known.body.unwrap_or(usize::MAX), |value| body(value, known));
+        let payload = top.or("payload", Payload::Json, payload);
+        let allow = allow(top, known);
+        let rate = top.optional("rate", |value| value.table("`[rate]`", rate));
+        top.unsupported("when");
+        let json = payload.is_ok_and(|payload| payload == Payload::Json);
+        let names = parameters::names(top);
+        let parameters = top.table_or_defaults("parameters", "`[parameters]`", |table| {
+            parameters::decode(table, json || payload.is_err())
+        });
+        let run = top.required("run", |value| {
+            value.table("`[run]`", |table| run::decode(table, name, names.as_ref(), files, &mut outline.lock))
+        });
+        let route = Route {
+            name: name.clone(),
+            method: method?,
+            path: path?,
+            body: body?,
+            payload: payload?,
+            allow: allow?,
+            rate: rate?,
+            parameters: parameters?,
+            run: run?,
+        };
+        complete(top, route)
+    })
+}
+
+/// What can only be said of a whole route.
+fn complete(top: &Table<'_>, mut route: Route) -> Decoded<Route> {
+    for (name, parameter) in &route.parameters.0 {
+        if parameter.leading_dash {
+            route.run.may_lead.insert(name.clone());
+        }
+    }
+    let by_certificate = route.allow.iter().any(|rule| !rule.names_a_key());
+    if by_certificate && !route.run.idempotent {
+        top.page().warn(
+            top.place_of("allow"),
+            "requests with a certificate are no numbered messages: one that is sent twice runs twice",
+            "say `idempotent = true` in `[run]` if a second run does no harm",
+        );
+    }
+    Ok(route)
+}
+
+fn method(value: Value<'_>) -> Decoded<String> {
+    let text = value.text()?;
+    if METHODS.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    let upper = text.to_ascii_uppercase();
+    let message = match upper.as_str() {
+        "HEAD" => "a HEAD request runs nothing: use GET".to_owned(),
+        "CONNECT" | "OPTIONS" | "TRACE" => format!("{upper} speaks to servers and proxies, and runs nothing"),
+        _ => format!("`{}` is not a method that a route can have", text.escape_debug()),
+    };
+    let mut finding = value.finding(message);
+    if METHODS.contains(&upper.as_str()) {
+        finding = finding.help(format!("did you mean `{upper}`?"));
+    }
+    Err(value.page().report(finding.help(format!("allowed here: {}", METHODS.join(", ")))))
+}
+
+fn path(value: Value<'_>) -> Decoded<String> {
+    let text = value.text()?;
+    let plain = |byte: u8| byte.is_ascii_graphic() && !b"%?#{}*".contains(&byte);
+    if !text.starts_with('/') {
+        return Err(value.refuse("a path starts with `/`"));
+    }
+    if let Some(at) = text.bytes().position(|byte| !plain(byte)) {
+        let message =
+            "`path`: printable ASCII without `%`, `?`, `#`, `{`, `}` and `*`; it is compared byte for byte";
+        let finding = Finding::error(value.part(at..at + 1), message);
+        return Err(value.page().report(finding));
+    }
+    if text.starts_with(OWN_PATHS) {
+        return Err(value.refuse(format!("paths below `{OWN_PATHS}` are the gateway's own")));
+    }
+    Ok(text.to_owned())
+}
+
+fn body(value: Value<'_>, known: &Known) -> Decoded<usize> {
+    let size = positive_size(value)?;
+    match known.body {
+        Some(limit) if size > limit => Err(value.refuse(format!(
+            "more than `limits.body` ({limit} bytes), beyond which no body is read: raise that, or lower this"
+        ))),
+        Some(_) | None => Ok(size),
+    }
+}
+
+fn payload(value: Value<'_>) -> Decoded<Payload> {
+    if value.text()?.starts_with("form:") {
+        return Err(value.refuse("`form:` is not supported yet"));
+    }
+    value.word(&[("json", Payload::Json), ("none", Payload::None)], &[])
+}
+
+fn allow(top: &mut Table<'_>, known: &Known) -> Decoded<Vec<crate::policy::rule::Rule>> {
+    if !top.has("allow") {
+        let message = "`allow` is missing: a route without a rule that says who may is not a policy";
+        let help = "add `[[allow]]` with `key`, `certname` or `extensions`";
+        // Asked for all the same, so that the key counts as known.
+        let _ = top.optional("allow", |_| Ok(()));
+        return Err(top.page().report(Finding::error(top.place(), message).help(help)));
+    }
+    top.required("allow", |value| {
+        if value.is_table() {
+            return Err(
+                value.refuse("there may be several rules: write each with double brackets, `[[allow]]`")
+            );
+        }
+        value.list(|value| value.table("`[[allow]]`", |table| rule::decode(table, known)))
+    })
+}
+
+fn rate(table: &mut Table<'_>) -> Decoded<RouteRate> {
+    let limit = table.required("limit", |value| value.parse(units::rate));
+    let burst = table.optional("burst", |value| value.number(1..=u32::MAX));
+    let words = [("identity", Per::Identity), ("route", Per::Route)];
+    let per = table.or("per", Per::Identity, |value| value.word(&words, &[]));
+    let mut rate = limit?;
+    if let Some(burst) = burst?.and_then(NonZeroU32::new) {
+        rate.burst = burst;
+    }
+    Ok(RouteRate { rate, per: per? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::tests::{GATEWAY, ROUTE, compile, findings};
+    use std::time::Duration;
+
+    fn with(from: &str, to: &str) -> Vec<String> {
+        assert!(ROUTE.contains(from), "{from}");
+        findings(GATEWAY, &[("r", &ROUTE.replace(from, to))])
+    }
+
+    fn route(text: &str) -> std::sync::Arc<Route> {
+        let loaded = compile(GATEWAY, &[("r", text)]).unwrap_or_else(|found| panic!("{found}"));
+        loaded.policy.routes.values().next().unwrap().clone()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_language() {
+        let route = route(ROUTE);
+        assert_eq!((route.method.as_str(), route.path.as_str()), ("POST", "/promote"));
+        assert_eq!((route.body, route.payload, route.rate), (65_536, Payload::Json, None));
+        assert_eq!(route.run.lock(&Default::default()), "r");
+        assert_eq!((route.run.nice, route.run.directory.to_str()), (5, Some("/")));
+        assert!(route.run.env.is_empty() && !route.run.idempotent);
+        assert_eq!((route.run.timeout.as_secs(), route.run.stop_grace.as_secs()), (600, 10));
+        assert_eq!((route.run.concurrency.get(), route.run.expires.as_secs()), (1, 3600));
+        assert_eq!(route.run.output_limit, 1 << 20);
+        assert_eq!(route.run.respond, crate::policy::route::Respond::Accepted);
+        assert_eq!(route.run.privileges, crate::policy::route::Privileges::Drop);
+    }
+
+    #[test]
+    fn a_rate_has_a_burst_and_someone_it_counts_for() {
+        for (text, limit, burst, per) in [
+            ("limit = \"60/m\"", 60, 60, Per::Identity),
+            ("limit = \"60/m\"\nburst = 10\nper = \"route\"", 60, 10, Per::Route),
+        ] {
+            let rate = route(&ROUTE.replace("[run]", &format!("[rate]\n{text}\n[run]"))).rate.unwrap();
+            assert_eq!((rate.rate.limit.get(), rate.rate.burst.get(), rate.per), (limit, burst, per));
+            assert_eq!(rate.rate.period, Duration::from_secs(60));
+        }
+    }
+
+    #[test]
+    fn what_a_route_matches_is_checked() {
+        let path =
+            "`path`: printable ASCII without `%`, `?`, `#`, `{`, `}` and `*`; it is compared byte for byte";
+        for (from, to, finding) in [
+            ("method = \"POST\"", "", "`method` is missing in `routes/r.toml`"),
+            ("\"POST\"", "\"post\"", "`method`: `post` is not a method that a route can have"),
+            ("\"POST\"", "\"PURGE\"", "`method`: `PURGE` is not a method that a route can have"),
+            ("\"POST\"", "\"HEAD\"", "`method`: a HEAD request runs nothing: use GET"),
+            ("\"POST\"", "\"CONNECT\"", "`method`: CONNECT speaks to servers and proxies, and runs nothing"),
+            ("\"POST\"", "[\"POST\"]", "`method`: takes a string, not an array"),
+            ("path = \"/promote\"", "", "`path` is missing in `routes/r.toml`"),
+            ("/promote", "promote", "`path`: a path starts with `/`"),
+            ("/promote", "/a?b", path),
+            ("/promote", "/a%20b", path),
+            ("/promote", "/{a}", path),
+            ("/promote", "/a*", path),
+            ("/promote", "/a b", path),
+            ("/promote", "/é", path),
+            ("/promote", "/-/jobs/x", "`path`: paths below `/-/` are the gateway's own"),
+            (
+                "[[allow]]",
+                "body = \"65KiB\"\n[[allow]]",
+                "`body`: more than `limits.body` (65536 bytes), beyond which no body is read: raise that, or lower this",
+            ),
+            ("[[allow]]", "body = \"0B\"\n[[allow]]", "`body`: a size of at least 1B"),
+            ("[[allow]]", "payload = \"xml\"\n[[allow]]", "`payload`: `xml` is not one of its values"),
+            ("[[allow]]", "payload = \"form:payload\"\n[[allow]]", "`payload`: `form:` is not supported yet"),
+            (
+                "[[allow]]",
+                "[[when]]\nfrom = \"header:x\"\n[[allow]]",
+                "`when` is not supported yet in `routes/r.toml`",
+            ),
+            ("[[allow]]", "name = \"r\"\n[[allow]]", "unknown key `name` in `routes/r.toml`"),
+            ("[run]", "[rate]\nburst = 5\n[run]", "`limit` is missing in `[rate]`"),
+            (
+                "[run]",
+                "[rate]\nlimit = \"1/s\"\nburst = 0\n[run]",
+                "`burst`: a whole number from 1 to 4294967295",
+            ),
+            (
+                "[run]",
+                "[rate]\nlimit = \"1/s\"\nper = \"key\"\n[run]",
+                "`per`: `key` is not one of its values",
+            ),
+        ] {
+            assert_eq!(with(from, to), [finding], "{to}");
+        }
+        for method in METHODS {
+            assert_eq!(with("POST", method), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn i1_a_route_without_a_rule_that_proves_an_identity_is_no_policy() {
+        let rule = "[[allow]]\n        key = [\"jenkins\"]";
+        for (to, finding) in [
+            ("", "`allow` is missing: a route without a rule that says who may is not a policy"),
+            ("allow = []", "`allow`: a list of at least one; leave the key out if it is not meant"),
+            ("[allow]", "`allow`: there may be several rules: write each with double brackets, `[[allow]]`"),
+            (
+                "[[allow]]",
+                "a rule that proves nobody's identity: it has no `key`, `certname` or `extensions`",
+            ),
+            (
+                "[[allow]]\nnetworks = [\"10.0.0.0/8\"]",
+                "a rule that proves nobody's identity: it has no `key`, `certname` or `extensions`",
+            ),
+            ("[[allow]]\nkey = []", "`key`: a list of at least one; leave the key out if it is not meant"),
+            (
+                "[[allow]]\nextensions = {}",
+                "`extensions`: at least one extension; leave the key out if none is meant",
+            ),
+        ] {
+            assert_eq!(with(rule, to), [finding], "{to}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_rule_on_a_route_that_is_not_idempotent_is_worth_a_warning() {
+        let certname = ROUTE.replace("key = [\"jenkins\"]", "certname = [\"node.x\"]");
+        let warning =
+            "requests with a certificate are no numbered messages: one that is sent twice runs twice";
+        assert_eq!(findings(GATEWAY, &[("r", &certname)]), [warning]);
+        assert_eq!(findings(GATEWAY, &[("r", &format!("{certname}idempotent = true"))]), [""; 0]);
+    }
+
+    #[test]
+    fn all_errors_of_a_file_are_shown_at_once_with_carets() {
+        let text = r#"method = "post"
+path = "promote"
+pth = 1
+
+[[allow]]
+key = ["jenkin"]
+networks = ["10.20.3.4/16"]
+
+[parameters]
+role = { from = "body:/role", patern = "[a-z]+" }
+
+[run]
+steps = [["mco", "role={rolle}", "x}"]]
+timeout = "10 minutes"
+"#;
+        let found = compile(GATEWAY, &[("promote", text)]).unwrap_err();
+        insta::assert_snapshot!(found, @r#"
+        error: `method`: `post` is not a method that a route can have
+         --> /policy/routes/promote.toml:1:10
+          |
+        1 | method = "post"
+          |          ^^^^^^
+          |
+          = help: did you mean `POST`?
+          = help: allowed here: GET, POST, PUT, PATCH, DELETE
+
+        error: `path`: a path starts with `/`
+         --> /policy/routes/promote.toml:2:8
+          |
+        2 | path = "promote"
+          |        ^^^^^^^^^
+
+        error: unknown key `pth` in `routes/promote.toml`
+         --> /policy/routes/promote.toml:3:1
+          |
+        3 | pth = 1
+          | ^^^
+          |
+          = help: did you mean `path`?
+          = help: allowed here: method, path, body, payload, allow, rate, parameters, run
+          = help: not supported yet: when
+
+        error: `key`: there is no `[keys.jenkin]` in gateway.toml
+         --> /policy/routes/promote.toml:6:8
+          |
+        6 | key = ["jenkin"]
+          |        ^^^^^^^^
+          |
+          = help: did you mean `jenkins`?
+          = help: declared keys: jenkins
+
+        error: `networks`: the address has bits beyond the network's prefix
+         --> /policy/routes/promote.toml:7:13
+          |
+        7 | networks = ["10.20.3.4/16"]
+          |             ^^^^^^^^^^^^^^
+          |
+          = help: did you mean `10.20.0.0/16`?
+
+        error: a parameter has exactly one of `pattern`, `one_of` and `integer`
+          --> /policy/routes/promote.toml:10:8
+           |
+        10 | role = { from = "body:/role", patern = "[a-z]+" }
+           |        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+           |
+           = help: none is given
+
+        error: unknown key `patern` in the parameter `role`
+          --> /policy/routes/promote.toml:10:31
+           |
+        10 | role = { from = "body:/role", patern = "[a-z]+" }
+           |                               ^^^^^^
+           |
+           = help: did you mean `pattern`?
+           = help: allowed here: from, pattern, one_of, integer, max_length, default, replace, leading_dash
+           = help: not supported yet: list
+
+        error: `steps`: the program is an absolute path without `.`, `..` or empty parts, such as `/usr/bin/mco`
+          --> /policy/routes/promote.toml:13:11
+           |
+        13 | steps = [["mco", "role={rolle}", "x}"]]
+           |           ^^^^^
+
+        error: `steps`: `{rolle}` is not declared in `[parameters]`
+          --> /policy/routes/promote.toml:13:18
+           |
+        13 | steps = [["mco", "role={rolle}", "x}"]]
+           |                  ^^^^^^^^^^^^^^
+           |
+           = help: did you mean `{role}`?
+
+        error: a lone brace: a placeholder reads `{name}`, and `{{` and `}}` stand for braces
+          --> /policy/routes/promote.toml:13:36
+           |
+        13 | steps = [["mco", "role={rolle}", "x}"]]
+           |                                    ^
+
+        error: `timeout`: a duration is a whole number and one of the units ms, s, m, h, d, such as `5m`
+          --> /policy/routes/promote.toml:14:11
+           |
+        14 | timeout = "10 minutes"
+           |           ^^^^^^^^^^^^
+
+        11 errors
+        "#);
+    }
+}

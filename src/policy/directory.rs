@@ -1,0 +1,242 @@
+//! Finds and reads the files of a policy directory: `gateway.toml` and `routes/<name>.toml`.
+//!
+//! Dot-files are left alone; anything else in `routes/` that is not a route's file is an error, because whoever put it
+//! there expects it to do something.
+
+use std::fs::DirEntry;
+use std::path::{Path, PathBuf};
+
+use super::diagnostic::Diagnostics;
+use super::opening::{self, Kind};
+use super::rights::Caller;
+use crate::domain::name::RouteName;
+
+/// What a policy directory must hold.
+const EXPECTED: &str = "a policy directory holds `gateway.toml` and `routes/<name>.toml`";
+
+/// The text of a policy's files.
+#[derive(Debug, Default)]
+pub(super) struct Texts {
+    /// `None` when it could not be read, which was said.
+    pub(super) gateway: Option<(PathBuf, String)>,
+    /// In the order of their names.
+    pub(super) routes: Vec<RouteText>,
+    /// Where routes are looked for.
+    pub(super) routes_directory: PathBuf,
+    /// Whether a file of a route could not be read, which was said.
+    pub(super) unread_routes: bool,
+}
+
+/// The text of one `routes/<name>.toml`.
+#[derive(Debug)]
+pub(super) struct RouteText {
+    pub(super) name: RouteName,
+    pub(super) path: PathBuf,
+    pub(super) text: String,
+}
+
+/// Reads what can be read, and says what cannot.
+pub(super) fn read(directory: &Path, caller: &Caller) -> (Texts, Diagnostics) {
+    let mut found = Diagnostics::default();
+    let mut texts = Texts { unread_routes: true, ..Texts::default() };
+    let directory = match std::path::absolute(directory) {
+        Ok(absolute) => absolute,
+        Err(error) => {
+            found.error_in_file(directory, format!("{error}; {EXPECTED}"));
+            return (texts, found);
+        }
+    };
+    texts.routes_directory = directory.join("routes");
+    if let Err(error) = opening::directory(&directory, caller) {
+        found.error_in_file(&directory, format!("{error}; {EXPECTED}"));
+        return (texts, found);
+    }
+    let gateway = directory.join("gateway.toml");
+    if gateway.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        found.error_in_file(&gateway, format!("there is no `gateway.toml`; {EXPECTED}"));
+    } else {
+        texts.gateway = text_of(&gateway, caller, &mut found).map(|text| (gateway, text));
+    }
+    texts.unread_routes = false;
+    for (name, path) in route_files(&texts.routes_directory, caller, &mut found) {
+        let read = name.zip(text_of(&path, caller, &mut found));
+        texts.unread_routes |= read.is_none();
+        texts.routes.extend(read.map(|(name, text)| RouteText { name, path, text }));
+    }
+    (texts, found)
+}
+
+/// The same for texts that stand in no file.
+pub(super) fn in_memory(directory: &Path, gateway: &str, routes: &[(&str, &str)]) -> (Texts, Diagnostics) {
+    let mut found = Diagnostics::default();
+    let mut texts = Texts {
+        gateway: Some((directory.join("gateway.toml"), gateway.to_owned())),
+        routes_directory: directory.join("routes"),
+        ..Texts::default()
+    };
+    for (stem, text) in routes {
+        let path = texts.routes_directory.join(format!("{stem}.toml"));
+        match RouteName::parse(stem) {
+            Ok(name) => texts.routes.push(RouteText { name, path, text: (*text).to_owned() }),
+            Err(error) => found.error_in_file(&path, format!("not a route's file: {error}")),
+        }
+    }
+    (texts, found)
+}
+
+/// The route files of a directory in the order of their names; a file whose stem is no name is there without one.
+fn route_files(
+    directory: &Path,
+    caller: &Caller,
+    found: &mut Diagnostics,
+) -> Vec<(Option<RouteName>, PathBuf)> {
+    if directory.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        return Vec::new();
+    }
+    let listed = opening::directory(directory, caller)
+        .map_err(|error| error.to_string())
+        .and_then(|opened| list(&opened.canonical).map_err(|error| error.to_string()));
+    let entries = match listed {
+        Ok(entries) => entries,
+        Err(error) => {
+            found.error_in_file(directory, error);
+            return Vec::new();
+        }
+    };
+    let mut files = Vec::new();
+    for file_name in entries {
+        let path = directory.join(&file_name);
+        let shown = file_name.to_string_lossy();
+        if shown.starts_with('.') {
+            continue;
+        }
+        let Some(stem) = shown.strip_suffix(".toml") else {
+            found.error_in_file(
+                &path,
+                "not a route's file: only files that end in `.toml` belong in `routes/`; move it away, or let its name start with a dot",
+            );
+            continue;
+        };
+        let name = RouteName::parse(stem);
+        if let Err(error) = &name {
+            found.error_in_file(&path, format!("not a route's file: {error}"));
+        }
+        files.push((name.ok(), path));
+    }
+    files
+}
+
+fn list(directory: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
+    let entries = std::fs::read_dir(directory)?;
+    let mut names = entries
+        .map(|entry| entry.as_ref().map(DirEntry::file_name).map_err(|e| e.kind().into()))
+        .collect::<std::io::Result<Vec<_>>>()?;
+    names.sort();
+    Ok(names)
+}
+
+fn text_of(path: &Path, caller: &Caller, found: &mut Diagnostics) -> Option<String> {
+    let bytes = match opening::read(path, Kind::Policy, caller) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            found.error_in_file(path, error.to_string());
+            return None;
+        }
+    };
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Some(text.to_owned()),
+        Err(error) => {
+            let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
+            let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+            let column = 1 + before.iter().rev().take_while(|byte| **byte != b'\n').count();
+            found.error_in_file(path, format!("not UTF-8 text from line {line}, byte {column} on"));
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{create_dir, set_permissions, write};
+    use std::os::unix::fs::PermissionsExt;
+
+    fn found_in(directory: &Path) -> (Texts, Vec<String>) {
+        let (texts, found) = read(directory, &Caller::current());
+        let shown = directory.to_str().unwrap();
+        (texts, found.messages().map(|message| message.replace(shown, "")).collect())
+    }
+
+    fn directory_with(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        create_dir(directory.path().join("routes")).unwrap();
+        set_permissions(directory.path().join("routes"), PermissionsExt::from_mode(0o755)).unwrap();
+        for (name, bytes) in files {
+            write(directory.path().join(name), bytes).unwrap();
+            set_permissions(directory.path().join(name), PermissionsExt::from_mode(0o644)).unwrap();
+        }
+        directory
+    }
+
+    #[test]
+    fn a_missing_or_empty_directory_says_what_it_must_hold() {
+        let directory = tempfile::tempdir().unwrap();
+        let expected = "a policy directory holds `gateway.toml` and `routes/<name>.toml`";
+        let (texts, found) = found_in(directory.path());
+        assert_eq!(found, [format!("there is no `gateway.toml`; {expected}")]);
+        assert!(texts.gateway.is_none() && texts.routes.is_empty());
+        let none = directory.path().join("none");
+        assert_eq!(found_in(&none).1, [format!("`` does not exist; {expected}")]);
+        let file = directory_with(&[("gateway.toml", b"")]).path().join("gateway.toml");
+        assert_eq!(found_in(&file).1.len(), 1);
+    }
+
+    #[test]
+    fn every_file_in_routes_is_a_route_or_an_error() {
+        let directory = directory_with(&[
+            ("gateway.toml", b"g"),
+            ("README.md", b""),
+            ("routes/b.toml", b"b"),
+            ("routes/a-1.x.toml", b"a"),
+            ("routes/.a.toml.swp", b""),
+            ("routes/a.toml~", b""),
+            ("routes/notes.txt", b""),
+            ("routes/a b.toml", b""),
+            ("routes/_x.toml", b""),
+            ("routes/latin.toml", b"ok = 1\nx = \xe9"),
+        ]);
+        create_dir(directory.path().join("routes/old.toml")).unwrap();
+        let (texts, found) = found_in(directory.path());
+        assert_eq!(texts.gateway.map(|(_, text)| text), Some("g".into()));
+        let routes: Vec<_> =
+            texts.routes.iter().map(|route| (route.name.as_str(), route.text.as_str())).collect();
+        assert_eq!(routes, [("a-1.x", "a"), ("b", "b")]);
+        assert!(texts.unread_routes);
+        let name = "not a route's file: a route's name is made of letters, digits, `_`, `-` and `.`, and starts with a letter or digit";
+        let extension = "not a route's file: only files that end in `.toml` belong in `routes/`; move it away, or let its name start with a dot";
+        let mut expected = [
+            name,
+            name,
+            extension,
+            extension,
+            "not UTF-8 text from line 2, byte 5 on",
+            "`/routes/old.toml` is a directory, not a file",
+        ];
+        let mut found = found;
+        found.sort();
+        expected.sort_unstable();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_route_that_others_can_write_is_refused_and_named() {
+        let directory = directory_with(&[("gateway.toml", b""), ("routes/a.toml", b"")]);
+        set_permissions(directory.path().join("routes/a.toml"), PermissionsExt::from_mode(0o666)).unwrap();
+        let (texts, found) = found_in(directory.path());
+        assert_eq!(
+            found,
+            ["`/routes/a.toml` is writable by its group or by others (mode 0666): `chmod go-w` it"]
+        );
+        assert!(texts.routes.is_empty() && texts.unread_routes);
+    }
+}

@@ -1,0 +1,72 @@
+//! Where a policy's other files come from: the disk with all its checks, or memory for tests and fuzzing.
+//!
+//! The one way by which compiling a policy reaches outside its own text.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::opening::{self, Kind, NotOpened, ProgramProblem};
+use super::rights::Caller;
+
+/// Certificates, secrets and programs that a policy names.
+#[derive(Clone, Debug)]
+pub enum Files {
+    /// The disk, as seen by this process.
+    Disk(Caller),
+    /// These files and programs, by absolute path, and no others; every directory exists.
+    Memory(BTreeMap<PathBuf, Vec<u8>>),
+}
+
+impl Files {
+    /// The disk, as seen by the running process.
+    #[must_use]
+    pub fn disk() -> Self {
+        Self::Disk(Caller::current())
+    }
+
+    pub(super) fn read(&self, path: &Path, kind: Kind) -> Result<Zeroizing<Vec<u8>>, NotOpened> {
+        match self {
+            Self::Disk(caller) => opening::read(path, kind, caller),
+            Self::Memory(files) => match files.get(path) {
+                Some(bytes) => Ok(Zeroizing::new(bytes.clone())),
+                None => Err(NotOpened::Missing(path.to_owned())),
+            },
+        }
+    }
+
+    /// Whether a file may be created at `path`; says whether strangers may write in its directory, too.
+    pub(super) fn may_be_created(&self, path: &Path) -> Result<Surroundings, NotOpened> {
+        let caller = match self {
+            Self::Disk(caller) => caller,
+            Self::Memory(_) => return Ok(Surroundings::Private),
+        };
+        let unusable = |reason: &str| NotOpened::Unsafe { path: path.to_owned(), reason: reason.into() };
+        let (Some(parent), Some(_)) = (path.parent(), path.file_name()) else {
+            return Err(unusable("is not the path of a file"));
+        };
+        let directory = opening::directory(parent, caller)?;
+        if path.is_dir() {
+            return Err(unusable("is a directory, not a file"));
+        }
+        Ok(if directory.shared { Surroundings::Shared } else { Surroundings::Private })
+    }
+
+    /// The program's path after all symbolic links.
+    pub(super) fn program(&self, path: &Path) -> Result<PathBuf, ProgramProblem> {
+        match self {
+            Self::Disk(caller) => opening::resolve_program(path, caller),
+            Self::Memory(files) if files.contains_key(path) => Ok(path.to_owned()),
+            Self::Memory(_) => Err(ProgramProblem::Missing),
+        }
+    }
+}
+
+/// Whether strangers may write in a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Surroundings {
+    Private,
+    /// A sticky directory such as `/tmp`.
+    Shared,
+}

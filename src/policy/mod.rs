@@ -1,0 +1,284 @@
+//! The policy: file text in, proven values out.
+//!
+//! [`load`] reads a directory (`gateway.toml`, `routes/<name>.toml`), and either gives a [`Policy`] in which nothing
+//! invalid can be represented, or every error at once. It starts nothing, parses no certificates and keeps no state.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::domain::name::{KeyName, RouteName};
+
+pub mod argv;
+mod compile;
+mod decode;
+pub mod diagnostic;
+mod directory;
+mod files;
+mod nearest;
+pub mod opening;
+pub mod parameter;
+mod rights;
+pub mod route;
+pub mod rule;
+pub mod secret;
+pub mod units;
+
+pub use files::Files;
+pub use rights::Caller;
+
+use diagnostic::Diagnostics;
+use route::Route;
+use secret::Secret;
+
+/// All that one policy directory says.
+#[derive(Debug)]
+pub struct Policy {
+    /// `[listen]`
+    pub listen: Listen,
+    /// `[queue]`
+    pub queue: Queue,
+    /// `[audit]`
+    pub audit: Audit,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[keys.<name>]`
+    pub keys: BTreeMap<KeyName, Key>,
+    /// `routes/<name>.toml`
+    pub routes: BTreeMap<RouteName, Arc<Route>>,
+}
+
+/// A policy, and what is worth a look although it can be used.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The policy.
+    pub policy: Policy,
+    /// Warnings only.
+    pub warnings: Diagnostics,
+}
+
+/// `[listen]`
+#[derive(Debug)]
+pub struct Listen {
+    /// Where to accept connections; at least one.
+    pub addresses: Vec<SocketAddr>,
+    /// The server's certificate chain.
+    pub certificate: PemFile,
+    /// The private key of that chain's first certificate.
+    pub private_key: PrivateKeyFile,
+    /// What client certificates are verified against; without it none is asked for.
+    pub clients: Option<ClientTrust>,
+    /// Hosts that signatures may name; `None`: the names in the server's certificate.
+    pub authorities: Option<Vec<String>>,
+}
+
+/// What client certificates are verified against.
+#[derive(Debug)]
+pub struct ClientTrust {
+    /// Every certificate in it is an anchor.
+    pub ca: PemFile,
+    /// Revocation lists; `None` only with `revocation = "off"`.
+    pub crl: Option<PemFile>,
+}
+
+/// A public file that passed the permission check, not yet parsed.
+#[derive(Debug)]
+pub struct PemFile {
+    /// Where it was read, absolute.
+    pub path: PathBuf,
+    /// What stood in it.
+    pub bytes: Vec<u8>,
+}
+
+/// A private key's file that passed the permission check, not yet parsed.
+#[derive(Debug)]
+pub struct PrivateKeyFile {
+    /// Where it was read, absolute.
+    pub path: PathBuf,
+    /// The PEM text.
+    pub pem: Secret,
+}
+
+/// `[queue]`
+#[derive(Debug)]
+pub struct Queue {
+    /// The SQLite database, absolute.
+    pub file: PathBuf,
+    /// How long finished jobs are kept.
+    pub keep: Duration,
+}
+
+/// `[audit]`
+#[derive(Debug)]
+pub struct Audit {
+    /// The audit log, absolute.
+    pub file: PathBuf,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Largest body, in bytes.
+    pub body: usize,
+    /// All buffered bodies together, in bytes.
+    pub bodies: usize,
+    /// Connections at once.
+    pub connections: NonZeroUsize,
+    /// Connections at once from one source without a verified certificate.
+    pub connections_per_source: NonZeroUsize,
+    /// Requests from one source without a verified certificate.
+    pub requests_per_source: Rate,
+    /// Connections at once with one verified certname.
+    pub connections_per_identity: NonZeroUsize,
+    /// Requests with one verified certname.
+    pub requests_per_identity: Rate,
+    /// From accept to the end of the TLS handshake.
+    pub handshake: Duration,
+    /// From a request's first byte to the end of its head.
+    pub headers: Duration,
+    /// For the whole body.
+    pub request: Duration,
+    /// How long a connection may do nothing.
+    pub idle: Duration,
+    /// Waiting jobs.
+    pub jobs: usize,
+    /// Commands at once, all routes.
+    pub running: NonZeroUsize,
+    /// Longest wait for a result.
+    pub wait: Duration,
+    /// Waits for results at once.
+    pub waiting: usize,
+    /// Refusals written down one by one.
+    pub refusals_logged: Rate,
+}
+
+/// So many per period, with a burst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many in each period.
+    pub limit: NonZeroU32,
+    /// The period.
+    pub period: Duration,
+    /// How many at once after a pause.
+    pub burst: NonZeroU32,
+}
+
+/// `[keys.<name>]`
+#[derive(Debug)]
+pub struct Key {
+    /// The name; for `rfc9421` also the `keyid`.
+    pub name: KeyName,
+    /// How it signs.
+    pub scheme: Scheme,
+    /// Any of them verifies; at least one.
+    pub secrets: Vec<Secret>,
+    /// How far `created` may be from now, either way.
+    pub window: Duration,
+    /// How long message ids are kept.
+    pub remember: Duration,
+}
+
+/// How a key signs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// HTTP Message Signatures (RFC 9421) with `hmac-sha256`.
+    Rfc9421,
+}
+
+/// Reads, checks and compiles the policy in `directory`.
+///
+/// # Errors
+/// All errors that were found, with the warnings, each with its file, line and column.
+pub fn load(directory: &Path) -> Result<Loaded, Diagnostics> {
+    let caller = Caller::current();
+    let (texts, mut found) = directory::read(directory, &caller);
+    let (policy, findings) = compile::compile(&texts, &Files::Disk(caller));
+    found.merge(findings);
+    finish(policy, found)
+}
+
+/// As [`load`], for the text of `gateway.toml` and the names and texts of route files, as if they stood in `/policy`.
+/// With [`Files::Memory`] it touches nothing outside its arguments.
+///
+/// # Errors
+/// As [`load`].
+pub fn compile_text(gateway: &str, routes: &[(&str, &str)], files: &Files) -> Result<Loaded, Diagnostics> {
+    let (texts, mut found) = directory::in_memory(Path::new("/policy"), gateway, routes);
+    let (policy, findings) = compile::compile(&texts, files);
+    found.merge(findings);
+    finish(policy, found)
+}
+
+fn finish(policy: Option<Policy>, found: Diagnostics) -> Result<Loaded, Diagnostics> {
+    match policy {
+        Some(policy) if found.errors() == 0 => Ok(Loaded { policy, warnings: found }),
+        Some(_) | None => Err(found),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::LazyLock;
+
+    use super::*;
+
+    /// The smallest `gateway.toml` with a key and client certificates.
+    pub(crate) const GATEWAY: &str = r#"
+        [listen]
+        certificate = "certs/server.pem"
+        private_key = "certs/server.key"
+        client_ca = "certs/ca.pem"
+        client_crl = "certs/crl.pem"
+        [queue]
+        file = "/var/lib/bridgeward/queue.db"
+        [audit]
+        file = "/var/log/bridgeward/audit.jsonl"
+        [keys.jenkins]
+        scheme = "rfc9421"
+        secrets = ["secrets/jenkins"]
+    "#;
+
+    /// A route that is fine.
+    pub(crate) const ROUTE: &str = r#"
+        method = "POST"
+        path = "/promote"
+        [[allow]]
+        key = ["jenkins"]
+        [run]
+        steps = [["/bin/a", "x"]]
+    "#;
+
+    /// The files that they name, and a few more.
+    pub(crate) static FILES: LazyLock<BTreeMap<PathBuf, Vec<u8>>> = LazyLock::new(|| {
+        let file = |path: &str, bytes: &[u8]| (PathBuf::from(path), bytes.to_vec());
+        BTreeMap::from([
+            file("/policy/certs/server.pem", b"server"),
+            file("/policy/certs/server.key", b"key"),
+            file("/policy/certs/ca.pem", b"ca"),
+            file("/policy/certs/crl.pem", b"crl"),
+            file("/policy/secrets/jenkins", b"0123456789abcdef0123456789abcdef\n"),
+            file("/policy/secrets/other", b"fedcba9876543210fedcba9876543210"),
+            file("/policy/secrets/middling", b"fedcba9876543210"),
+            file("/policy/secrets/short", b"0123456789abcde\n"),
+            file("/bin/a", b""),
+            file("/bin/b", b""),
+            file("/bin/bash", b""),
+        ])
+    });
+
+    pub(crate) fn compile(gateway: &str, routes: &[(&str, &str)]) -> Result<Loaded, Diagnostics> {
+        compile_text(gateway, routes, &Files::Memory(FILES.clone()))
+    }
+
+    /// All that is found, errors and warnings, in the order of the text.
+    pub(crate) fn findings(gateway: &str, routes: &[(&str, &str)]) -> Vec<String> {
+        let found = match compile(gateway, routes) {
+            Ok(loaded) => loaded.warnings,
+            Err(found) => found,
+        };
+        found.messages().map(str::to_owned).collect()
+    }
+}

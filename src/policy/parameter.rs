@@ -1,0 +1,347 @@
+//! What a declared parameter takes: where its raw value comes from, and which values are accepted.
+//!
+//! Gate and worker both call [`Parameters::accept`] (invariant I4).
+
+use std::collections::BTreeMap;
+
+use regex::Regex;
+
+use crate::domain::extension::Oid;
+use crate::domain::name::ParameterName;
+use crate::domain::parameters::{DerivedParameters, RawParameters};
+
+/// All parameters of a route.
+#[derive(Debug, Default)]
+pub struct Parameters(pub(super) BTreeMap<ParameterName, Parameter>);
+
+/// One declared parameter.
+#[derive(Debug)]
+pub(super) struct Parameter {
+    pub(super) from: From,
+    pub(super) accepts: Accepts,
+    /// Bytes of the raw value.
+    pub(super) max_length: usize,
+    /// Stands in for a raw value that was not given, and is judged like one.
+    pub(super) default: Option<String>,
+    pub(super) replace: BTreeMap<char, char>,
+    pub(super) leading_dash: bool,
+}
+
+/// Which values are accepted.
+#[derive(Debug)]
+pub(super) enum Accepts {
+    /// The whole value matches.
+    Pattern(Pattern),
+    OneOf(Vec<String>),
+    /// A whole number in its shortest decimal form.
+    Integer {
+        min: i64,
+        max: i64,
+    },
+}
+
+/// A regular expression that a whole value must match.
+#[derive(Debug)]
+pub(super) struct Pattern {
+    regex: Regex,
+    has_value_group: bool,
+}
+
+/// Where a raw value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum From {
+    /// `body:<JSON pointer>`, RFC 6901: the unescaped reference tokens.
+    Body(Vec<String>),
+    /// `query:<name>`
+    Query(String),
+    /// `header:<name>`, in small letters.
+    Header(String),
+    /// `identity:certname`
+    Certname,
+    /// `identity:key`
+    Key,
+    /// `identity:<extension>`
+    Extension(Oid),
+}
+
+/// Why a value was not accepted; never holds the value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the parameter `{parameter}` {reason}")]
+pub struct Invalid {
+    /// Which parameter.
+    pub parameter: ParameterName,
+    /// What is wrong with it.
+    pub reason: Reason,
+}
+
+/// What is wrong with a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// There is none, and no default.
+    #[error("is missing")]
+    Missing,
+    /// It is longer than `max_length`.
+    #[error("is too long")]
+    TooLong,
+    /// It is not what the route takes.
+    #[error("is not one of the values that this route takes")]
+    NotAccepted,
+    /// It holds a NUL byte.
+    #[error("holds a NUL byte")]
+    Nul,
+    /// It is given more than once.
+    #[error("is given more than once")]
+    Repeated,
+    /// It is a list, an object or null, or not text.
+    #[error("is not a string, number or boolean")]
+    NotScalar,
+    /// It would make an argument look like an option.
+    #[error("would make an argument start with `-`")]
+    LeadingDash,
+}
+
+impl Parameters {
+    /// Where each declared parameter comes from.
+    pub fn sources(&self) -> impl Iterator<Item = (&ParameterName, &From)> {
+        self.0.iter().map(|(name, parameter)| (name, &parameter.from))
+    }
+
+    /// Turns raw values into derived ones, one for each declared parameter; values of others are left out.
+    ///
+    /// # Errors
+    /// The first parameter that is missing or not accepted.
+    pub fn accept(&self, raw: &RawParameters) -> Result<DerivedParameters, Invalid> {
+        let accept = |(name, parameter): (&ParameterName, &Parameter)| {
+            let given = raw.0.get(name).map(String::as_str);
+            let derived = parameter.accept(given);
+            derived
+                .map(|value| (name.clone(), value))
+                .map_err(|reason| Invalid { parameter: name.clone(), reason })
+        };
+        self.0.iter().map(accept).collect::<Result<_, _>>().map(DerivedParameters)
+    }
+}
+
+impl Parameter {
+    /// The derived value of a raw one.
+    pub(super) fn accept(&self, given: Option<&str>) -> Result<String, Reason> {
+        let raw = given.or(self.default.as_deref()).ok_or(Reason::Missing)?;
+        if raw.len() > self.max_length {
+            return Err(Reason::TooLong);
+        }
+        if raw.contains('\0') {
+            return Err(Reason::Nul);
+        }
+        let taken = self.accepts.take(raw).ok_or(Reason::NotAccepted)?;
+        let replaced = |letter| *self.replace.get(&letter).unwrap_or(&letter);
+        Ok(taken.chars().map(replaced).collect())
+    }
+}
+
+impl Accepts {
+    /// The part of an accepted value that is taken.
+    fn take<'a>(&self, raw: &'a str) -> Option<&'a str> {
+        match self {
+            Self::Pattern(pattern) => pattern.take(raw),
+            Self::OneOf(values) => values.iter().any(|value| value == raw).then_some(raw),
+            Self::Integer { min, max } => {
+                let number = raw.parse::<i64>().ok().filter(|number| number.to_string() == raw)?;
+                (*min..=*max).contains(&number).then_some(raw)
+            }
+        }
+    }
+}
+
+impl Pattern {
+    /// Largest compiled expression, in bytes.
+    const SIZE_LIMIT: usize = 1 << 20;
+    /// The group whose match is taken in place of the whole value.
+    const VALUE_GROUP: &str = "value";
+
+    /// Compiles an expression that has to match whole values.
+    pub(super) fn compile(text: &str) -> Result<Self, regex::Error> {
+        let build = |text: &str| regex::RegexBuilder::new(text).size_limit(Self::SIZE_LIMIT).build();
+        // Alone first: `a)|(?:b` is an expression only between the anchors, and would escape them there.
+        build(text)?;
+        let regex = build(&format!(r"\A(?:{text})\z"))?;
+        let has_value_group = regex.capture_names().flatten().any(|name| name == Self::VALUE_GROUP);
+        Ok(Self { regex, has_value_group })
+    }
+
+    fn take<'a>(&self, raw: &'a str) -> Option<&'a str> {
+        if self.has_value_group {
+            let captures = self.regex.captures(raw)?;
+            captures.name(Self::VALUE_GROUP).map(|group| group.as_str())
+        } else {
+            self.regex.is_match(raw).then_some(raw)
+        }
+    }
+}
+
+impl From {
+    /// The reference tokens of a JSON pointer (RFC 6901); `None` when it is not one.
+    pub(super) fn pointer(text: &str) -> Option<Vec<String>> {
+        if text.is_empty() {
+            return Some(Vec::new());
+        }
+        let unescape = |token: &str| {
+            let rest = token.replace("~0", "").replace("~1", "");
+            if rest.contains('~') { None } else { Some(token.replace("~1", "/").replace("~0", "~")) }
+        };
+        text.strip_prefix('/')?.split('/').map(unescape).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parameter(accepts: Accepts) -> Parameter {
+        Parameter {
+            from: From::Certname,
+            accepts,
+            max_length: 20,
+            default: None,
+            replace: BTreeMap::new(),
+            leading_dash: false,
+        }
+    }
+
+    fn pattern(text: &str) -> Accepts {
+        Accepts::Pattern(Pattern::compile(text).unwrap())
+    }
+
+    #[test]
+    fn a_pattern_matches_whole_values() {
+        for (text, value, taken) in [
+            ("[a-z]+", "web", Some("web")),
+            ("[a-z]+", "web1", None),
+            ("[a-z]+", "web\n", None),
+            ("[a-z]+$", "web\n", None),
+            ("(?m)^[a-z]+$", "x\nweb", None),
+            ("a|b", "ab", None),
+            ("a|b", "b", Some("b")),
+            ("", "", Some("")),
+            ("refs/heads/(?<value>.+)", "refs/heads/main", Some("main")),
+            ("refs/heads/(?<value>.+)", "main", None),
+            ("(?<value>a)|b", "b", None),
+        ] {
+            let accepted = parameter(pattern(text)).accept(Some(value));
+            assert_eq!(accepted.ok().as_deref(), taken, "{text} {value:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_that_would_escape_their_anchors_or_grow_without_bound_are_refused() {
+        for text in ["a)|(?:b", "(", "a{1000}{1000}", "(?x) a # comment"] {
+            assert!(Pattern::compile(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_integer_has_one_form() {
+        let parameter = parameter(Accepts::Integer { min: -5, max: 100 });
+        for good in ["0", "100", "-5", "7"] {
+            assert_eq!(parameter.accept(Some(good)).as_deref(), Ok(good));
+        }
+        for bad in ["", "+7", "07", "-0", "101", "-6", "7.0", "1e1", " 7", "0x7", "٧", "9223372036854775808"]
+        {
+            assert_eq!(parameter.accept(Some(bad)), Err(Reason::NotAccepted), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn each_refusal_has_its_reason() {
+        let choice = || parameter(Accepts::OneOf(vec!["a".into(), "b\0".into(), "ä".repeat(11)]));
+        for (given, verdict) in [
+            (Some("a"), Ok("a")),
+            (Some("A"), Err(Reason::NotAccepted)),
+            (Some(""), Err(Reason::NotAccepted)),
+            (Some("b\0"), Err(Reason::Nul)),
+            (Some("äääääääääää"), Err(Reason::TooLong)),
+            (None, Err(Reason::Missing)),
+        ] {
+            assert_eq!(choice().accept(given).as_deref(), verdict.as_ref().map(|text| *text), "{given:?}");
+        }
+    }
+
+    #[test]
+    fn a_default_is_judged_like_a_value_and_given_values_win() {
+        let with =
+            |default: &str| Parameter { default: Some(default.into()), ..parameter(pattern("[a-z]+")) };
+        assert_eq!(with("web").accept(None).as_deref(), Ok("web"));
+        assert_eq!(with("web").accept(Some("db")).as_deref(), Ok("db"));
+        assert_eq!(with("web").accept(Some("")), Err(Reason::NotAccepted));
+        assert_eq!(with("WEB").accept(None), Err(Reason::NotAccepted));
+    }
+
+    #[test]
+    fn replacing_comes_after_the_match_and_happens_at_once() {
+        let swap = BTreeMap::from([('a', 'b'), ('b', 'a'), ('/', '_')]);
+        let parameter = Parameter { replace: swap, ..parameter(pattern("x:(?<value>[ab/]+)")) };
+        assert_eq!(parameter.accept(Some("x:ab/")).as_deref(), Ok("ba_"));
+        assert_eq!(parameter.accept(Some("x:_")), Err(Reason::NotAccepted));
+    }
+
+    #[test]
+    fn i4_a_job_gets_declared_parameters_only() {
+        let name = |text: &str| ParameterName::parse(text).unwrap();
+        let declared = Parameters(BTreeMap::from([(name("role"), parameter(pattern("[a-z]+")))]));
+        let raw = |pairs: &[(&str, &str)]| {
+            RawParameters(pairs.iter().map(|(key, value)| (name(key), (*value).to_owned())).collect())
+        };
+        let derived = declared.accept(&raw(&[("role", "web"), ("extra", "x")])).unwrap();
+        assert_eq!(derived.0, BTreeMap::from([(name("role"), "web".to_owned())]));
+        let missing = Invalid { parameter: name("role"), reason: Reason::Missing };
+        assert_eq!(declared.accept(&raw(&[("extra", "x")])), Err(missing));
+    }
+
+    #[test]
+    fn a_reason_never_holds_the_value() {
+        let parameter = ParameterName::parse("role").unwrap();
+        let invalid = Invalid { parameter, reason: Reason::NotAccepted };
+        assert_eq!(
+            invalid.to_string(),
+            "the parameter `role` is not one of the values that this route takes"
+        );
+    }
+
+    #[test]
+    fn json_pointers_are_read_as_rfc_6901_has_them() {
+        let tokens = |list: &[&str]| Some(list.iter().map(|token| (*token).to_owned()).collect::<Vec<_>>());
+        for (text, read) in [
+            ("", tokens(&[])),
+            ("/", tokens(&[""])),
+            ("/a/b", tokens(&["a", "b"])),
+            ("/a~1b/m~0n", tokens(&["a/b", "m~n"])),
+            ("/~01", tokens(&["~1"])),
+            ("/a//0", tokens(&["a", "", "0"])),
+            ("a", None),
+            ("/~", None),
+            ("/~2", None),
+            ("#/a", None),
+        ] {
+            assert_eq!(From::pointer(text), read, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn accepting_never_panics(text in any::<String>(), value in any::<String>()) {
+            let _ = From::pointer(&text);
+            if let Ok(pattern) = Pattern::compile(&text) {
+                let _ = parameter(Accepts::Pattern(pattern)).accept(Some(&value));
+            }
+            let _ = parameter(Accepts::Integer { min: i64::MIN, max: i64::MAX }).accept(Some(&value));
+        }
+
+        #[test]
+        fn every_integer_in_range_is_accepted_and_no_other(number in any::<i64>(), min in any::<i64>(), max in any::<i64>()) {
+            let parameter = parameter(Accepts::Integer { min, max });
+            let text = number.to_string();
+            let accepted = parameter.accept(Some(&text)).is_ok();
+            prop_assert_eq!(accepted, min <= number && number <= max);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! One route: what it matches, whom it allows, what it takes, and what it runs.
+//!
+//! Values and the questions that gate and worker ask of them; runs nothing and reads no file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Rate;
+use super::argv::{StepTemplate, Template};
+use super::parameter::{Invalid, Parameters};
+use super::rule::Rule;
+use crate::domain::argv::Argv;
+use crate::domain::identity::{Identity, Proofs};
+use crate::domain::name::{ParameterName, RouteName};
+use crate::domain::parameters::DerivedParameters;
+
+/// One `routes/<name>.toml`.
+#[derive(Debug)]
+pub struct Route {
+    /// The file's stem.
+    pub name: RouteName,
+    /// The request's method, compared byte for byte.
+    pub method: String,
+    /// The raw request path, compared byte for byte.
+    pub path: String,
+    /// Largest body in bytes; at most `limits.body`.
+    pub body: usize,
+    /// How a body is read.
+    pub payload: Payload,
+    /// Alternatives, in order; at least one.
+    pub allow: Vec<Rule>,
+    /// How often it may be asked.
+    pub rate: Option<RouteRate>,
+    /// Declared parameters.
+    pub parameters: Parameters,
+    /// What runs.
+    pub run: Run,
+}
+
+/// How a body is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// It is JSON.
+    Json,
+    /// It is not looked at.
+    None,
+}
+
+/// `[rate]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteRate {
+    /// How many.
+    pub rate: Rate,
+    /// Counted for whom.
+    pub per: Per,
+}
+
+/// For whom a route's rate counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// Each identity has its own.
+    Identity,
+    /// All identities share one.
+    Route,
+}
+
+/// `[run]`
+#[derive(Debug)]
+pub struct Run {
+    /// At least one; run in order.
+    pub(super) steps: Vec<StepTemplate>,
+    /// The name of the lock.
+    pub(super) lock: Template,
+    /// Parameters that may make an argument start with `-`.
+    pub(super) may_lead: BTreeSet<ParameterName>,
+    /// How much nicer than the gate commands are, 0 to 19.
+    pub nice: i32,
+    /// The working directory.
+    pub directory: PathBuf,
+    /// The whole environment of the child.
+    pub env: BTreeMap<String, String>,
+    /// For the whole run.
+    pub timeout: Duration,
+    /// From TERM to KILL.
+    pub stop_grace: Duration,
+    /// How many jobs of this lock at once.
+    pub concurrency: NonZeroU32,
+    /// How long a job may wait.
+    pub expires: Duration,
+    /// Whether it runs again after a crash mid-run.
+    pub idempotent: bool,
+    /// How many bytes of a job's output are kept.
+    pub output_limit: usize,
+    /// What the sender is told, and when.
+    pub respond: Respond,
+    /// Whether commands may gain privileges (`su`, `sudo`).
+    pub privileges: Privileges,
+}
+
+/// What the sender is told, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Respond {
+    /// 202 as soon as the job is durable.
+    Accepted,
+    /// The result, or 202 when `limits.wait` is over first.
+    Result,
+}
+
+/// Whether commands may gain privileges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privileges {
+    /// `no_new_privs` is set.
+    Drop,
+    /// It is not.
+    MayGain,
+}
+
+/// The rule that holds, and whom it picked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorized {
+    /// Who the request is from.
+    pub identity: Identity,
+    /// Which entry of `allow`, from 1.
+    pub rule: usize,
+}
+
+impl Route {
+    /// The first rule that holds for these proofs decides.
+    #[must_use]
+    pub fn authorize(&self, proofs: &Proofs) -> Option<Authorized> {
+        let picks = |(index, rule): (usize, &Rule)| {
+            rule.holds(proofs).map(|identity| Authorized { identity, rule: index + 1 })
+        };
+        self.allow.iter().enumerate().find_map(picks)
+    }
+}
+
+impl Run {
+    /// The argv of each step, in order.
+    ///
+    /// # Errors
+    /// When a value is missing, or a rendered argument starts with `-` because of a parameter that may not.
+    pub fn render(&self, parameters: &DerivedParameters) -> Result<Vec<Argv>, Invalid> {
+        self.steps.iter().map(|step| step.render(parameters, &self.may_lead)).collect()
+    }
+
+    /// The name of the lock that a job with these parameters holds: the rendered text, so that a route that writes the
+    /// name out and one that has a placeholder in it share the lock.
+    #[must_use]
+    pub fn lock(&self, parameters: &DerivedParameters) -> String {
+        // Only values that no policy derived can be missing; the unfilled name then locks more, not less.
+        self.lock.render(parameters).unwrap_or_else(|_| self.lock.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::identity::Certificate;
+    use crate::domain::name::KeyName;
+    use crate::policy::tests::{GATEWAY, compile};
+
+    fn route(text: &str) -> std::sync::Arc<Route> {
+        let loaded = compile(GATEWAY, &[("r", text)]).unwrap_or_else(|found| panic!("{found}"));
+        loaded.policy.routes.values().next().unwrap().clone()
+    }
+
+    fn derived(pairs: &[(&str, &str)]) -> DerivedParameters {
+        let pair = |(name, value): &(&str, &str)| (ParameterName::parse(name).unwrap(), (*value).to_owned());
+        DerivedParameters(pairs.iter().map(pair).collect())
+    }
+
+    const TWO_RULES: &str = r#"
+        method = "POST"
+        path = "/p"
+        [[allow]]
+        key = ["jenkins"]
+        networks = ["10.0.0.0/8"]
+        [[allow]]
+        certname = ["ci-*.x"]
+        [parameters]
+        role = { from = "body:/role", pattern = ".*" }
+        flag = { from = "body:/flag", pattern = ".*", leading_dash = true }
+        [run]
+        lock = "role-{role}"
+        steps = [["/bin/a", "fixed"], ["/bin/b", "-F", "role={role}", "{flag}", "{{"]]
+    "#;
+
+    #[test]
+    fn the_first_rule_that_holds_decides() {
+        let route = route(TWO_RULES);
+        let certificate = Certificate { certname: "ci-1.x".into(), extensions: BTreeMap::new() };
+        let proofs = |key: bool, certificate: Option<&Certificate>, source: &str| Proofs {
+            certificate: certificate.cloned().map(std::sync::Arc::new),
+            key: key.then(|| KeyName::parse("jenkins").unwrap()),
+            source: source.parse().unwrap(),
+        };
+        let by = |proofs| route.authorize(&proofs).map(|by| (by.rule, by.identity.to_string()));
+        assert_eq!(by(proofs(true, Some(&certificate), "10.0.0.1")), Some((1, "key:jenkins".into())));
+        assert_eq!(by(proofs(true, Some(&certificate), "11.0.0.1")), Some((2, "certname:ci-1.x".into())));
+        assert_eq!(by(proofs(true, None, "11.0.0.1")), None);
+        assert_eq!(by(proofs(false, None, "10.0.0.1")), None);
+    }
+
+    #[test]
+    fn steps_are_rendered_in_order_with_the_lock_beside_them() {
+        let route = route(TWO_RULES);
+        let values = derived(&[("role", "web; rm -rf /"), ("flag", "--noop")]);
+        let argv = route.run.render(&values).unwrap();
+        let lists: Vec<_> = argv.iter().map(Argv::to_list).collect();
+        assert_eq!(lists[0], ["/bin/a", "fixed"]);
+        assert_eq!(lists[1], ["/bin/b", "-F", "role=web; rm -rf /", "--noop", "{"]);
+        assert_eq!(route.run.lock(&values), "role-web; rm -rf /");
+    }
+
+    #[test]
+    fn i1_a_value_that_is_missing_runs_nothing() {
+        let route = route(TWO_RULES);
+        assert!(route.run.render(&derived(&[("role", "web")])).is_err());
+        assert_eq!(route.run.lock(&derived(&[])), "role-{role}");
+    }
+}
