@@ -1,0 +1,144 @@
+//! One connection: handshake, whose it is, HTTP/1.1, end.
+//!
+//! Hands every request to the service together with the [`Peer`]. Knows no routes and answers nothing itself, but for
+//! hyper's fixed answers to what is not HTTP.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use rustix::net::sockopt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tower::{Service, ServiceExt};
+
+use super::phase::{Answer, Phase};
+use super::seldom::Seldom;
+use super::shares::{Holder, Share, Shares};
+use super::stream::{Patience, TimedStream};
+use crate::domain::identity::{Peer, Shown};
+use crate::trust::certificate;
+
+/// Most header fields of a request; beyond, hyper answers 431.
+const MOST_HEADERS: usize = 64;
+/// Largest head of a request, and what is buffered of an answer, in bytes; beyond, hyper answers 431.
+const LARGEST_HEAD: usize = 16 * 1024;
+
+/// What all connections share.
+pub(super) struct Desk {
+    pub(super) acceptor: TlsAcceptor,
+    pub(super) handshake: Duration,
+    pub(super) patience: Patience,
+    pub(super) shares: Arc<Shares>,
+    pub(super) stop: CancellationToken,
+    pub(super) complaints: Seldom,
+}
+
+impl Desk {
+    /// Sees a connection through, from the handshake to its end.
+    pub(super) async fn attend<S>(
+        self: Arc<Self>,
+        socket: TcpStream,
+        address: SocketAddr,
+        share: Share,
+        service: S,
+    ) where
+        S: Service<Request<Incoming>, Response = Response<axum::body::Body>, Error = Infallible>
+            + Clone
+            + Send
+            + 'static,
+        S::Future: Send,
+    {
+        let phase = Phase::default();
+        let close = self.stop.child_token();
+        let handshake = phase.begin();
+        let stream = TimedStream::new(socket, self.patience, phase.clone(), close.clone());
+        let accepted = tokio::select! {
+            accepted = timeout(self.handshake, self.acceptor.accept(stream)) => accepted,
+            () = self.stop.cancelled() => return,
+        };
+        let stream = match accepted {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return self.complain(address, &error),
+            Err(elapsed) => return self.complain(address, &elapsed),
+        };
+        drop(handshake);
+        hurry(stream.get_ref().0.socket());
+        let shown = shown(&stream);
+        let Some(_share) = self.reassign(share, &shown) else {
+            return self.complain(address, &"too many connections with this certificate");
+        };
+        let peer = Arc::new(Peer { address, shown });
+        let requests = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Arc::clone(&peer));
+            let busy = phase.begin();
+            let answer = service.clone().oneshot(request);
+            async move {
+                let response = answer.await?;
+                Ok::<_, Infallible>(response.map(|body| Answer { body, _busy: busy }))
+            }
+        });
+        let connection = http1::Builder::new()
+            .max_headers(MOST_HEADERS)
+            .max_buf_size(LARGEST_HEAD)
+            .header_read_timeout(None)
+            .serve_connection(TokioIo::new(stream), requests);
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = close.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            self.complain(address, &error);
+        }
+    }
+
+    /// From now on a connection counts for the holder of its certificate; without one it goes on counting for its
+    /// source. `None` when the holder has as many as it may.
+    fn reassign(&self, share: Share, shown: &Shown) -> Option<Share> {
+        match shown {
+            Shown::Verified(presented) => {
+                self.shares.take(Holder::Certname(presented.certificate.certname.as_str().into()))
+            }
+            Shown::Nothing | Shown::Unusable(_) => Some(share),
+        }
+    }
+
+    fn complain(&self, address: SocketAddr, why: &dyn std::fmt::Display) {
+        self.complaints
+            .say(|left_out| tracing::debug!(source = %address, left_out, "connection ended: {why}"));
+    }
+}
+
+/// Makes small answers leave at once, and acknowledges the end of the handshake at once: without session tickets
+/// nothing of ours follows it that could carry the acknowledgement, and a client with Nagle's algorithm on would hold
+/// back its request until the delayed one arrives, 40 ms later.
+fn hurry(socket: &TcpStream) {
+    // A socket that refuses either still works, only slower.
+    let _ = socket.set_nodelay(true);
+    let _ = sockopt::set_tcp_quickack(socket, true);
+}
+
+fn shown(stream: &TlsStream<TimedStream>) -> Shown {
+    let (_, session) = stream.get_ref();
+    match session.peer_certificates().and_then(<[_]>::first) {
+        None => Shown::Nothing,
+        Some(der) => match certificate::read(der) {
+            Ok(presented) => Shown::Verified(Arc::new(presented)),
+            Err(unusable) => Shown::Unusable(unusable.to_string()),
+        },
+    }
+}

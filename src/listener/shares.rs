@@ -1,0 +1,93 @@
+//! How many connections one source, or the holder of one certificate, has open.
+//!
+//! Counts connections and nothing else: its map has at most one entry per open connection, and an entry goes with the
+//! last of them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::domain::source::Source;
+
+/// Whose connections are counted together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Holder {
+    /// Everybody at one source who has not shown a certificate.
+    Source(Source),
+    /// The holder of a verified certificate with this common name.
+    Certname(Arc<str>),
+}
+
+/// The open connections by holder.
+pub(super) struct Shares {
+    per_source: usize,
+    per_certname: usize,
+    open: Mutex<HashMap<Holder, usize>>,
+}
+
+/// One open connection; it is counted until this is dropped.
+#[must_use]
+pub(super) struct Share {
+    shares: Arc<Shares>,
+    holder: Holder,
+}
+
+impl Shares {
+    pub(super) fn new(per_source: usize, per_certname: usize) -> Arc<Self> {
+        Arc::new(Self { per_source, per_certname, open: Mutex::new(HashMap::new()) })
+    }
+
+    /// One more connection for `holder`, or `None` when it has as many as it may.
+    pub(super) fn take(self: &Arc<Self>, holder: Holder) -> Option<Share> {
+        let most = match &holder {
+            Holder::Source(_) => self.per_source,
+            Holder::Certname(_) => self.per_certname,
+        };
+        let mut open = self.lock();
+        let count = open.get(&holder).copied().unwrap_or(0);
+        if count >= most {
+            return None;
+        }
+        open.insert(holder.clone(), count + 1);
+        drop(open);
+        Some(Share { shares: Arc::clone(self), holder })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Holder, usize>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut open = self.shares.lock();
+        match open.get_mut(&self.holder) {
+            Some(count) if *count > 1 => *count -= 1,
+            Some(_) | None => {
+                open.remove(&self.holder);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(address: &str) -> Holder {
+        Holder::Source(Source::of(address.parse().unwrap()))
+    }
+
+    #[test]
+    fn a_holder_gets_no_more_than_its_share_and_leaves_nothing_behind() {
+        let shares = Shares::new(2, 1);
+        let held: Vec<_> = (0..2).map(|_| shares.take(source("192.0.2.1")).unwrap()).collect();
+        assert!(shares.take(source("192.0.2.1")).is_none());
+        let other = shares.take(source("192.0.2.2")).unwrap();
+        let certname = shares.take(Holder::Certname("node1".into())).unwrap();
+        assert!(shares.take(Holder::Certname("node1".into())).is_none());
+        drop(held);
+        assert!(shares.take(source("192.0.2.1")).is_some());
+        drop((other, certname));
+        assert!(shares.lock().is_empty());
+    }
+}
