@@ -1,0 +1,454 @@
+//! One concrete recorder for decisions and runs.
+//!
+//! A record is one JSON line of a file that is only ever added to, chained to the line before by SHA-256: what a chain
+//! is, and what a line that a crash cut short becomes, stands in [`verify`]. Records that must not be lost are durable
+//! when [`Recorder::durable`] returns; refusals of strangers are bounded in number and may be counted together. Every
+//! record is also a `tracing` event, in the same escaped form. Refuses a file that another process writes.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::domain::identity::Identity;
+use crate::domain::job::{Exit, JobId, State};
+use crate::domain::name::RouteName;
+use crate::domain::parameters::RawParameters;
+
+mod file;
+mod line;
+pub mod verify;
+mod writer;
+
+use file::Log;
+pub use file::OpenError;
+use writer::{Counts, Entry, Writer};
+
+/// Records that may wait for the disk. Refusals of strangers get half of it.
+const ROOM: usize = 1024;
+
+/// The audit log cannot be written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the audit log cannot be written: {0}")]
+pub struct Unwritable(pub String);
+
+/// What is put on record.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Record {
+    /// A request was answered without a job. `route` and `identity` are known only when it was allowed.
+    Refused {
+        /// Where it came from.
+        source: IpAddr,
+        /// The method as sent.
+        method: String,
+        /// The path as sent, cut to a bounded length.
+        path: String,
+        /// The status of the answer.
+        status: u16,
+        /// Why, for operators; never shown to the sender of a walled request.
+        reason: String,
+        /// The route, once allowed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        route: Option<RouteName>,
+        /// Who, once allowed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        identity: Option<Identity>,
+    },
+    /// A request passed every guard and is about to be stored.
+    Accepted {
+        /// The route.
+        route: RouteName,
+        /// Who.
+        identity: Identity,
+        /// Which entry of `allow`, from 1.
+        rule: usize,
+        /// Where it came from.
+        source: IpAddr,
+        /// The raw parameters.
+        parameters: RawParameters,
+    },
+    /// What an accepted request became.
+    Stored {
+        /// The route.
+        route: RouteName,
+        /// Who.
+        identity: Identity,
+        /// The job.
+        job: JobId,
+        /// `fresh` or `duplicate`.
+        how: &'static str,
+    },
+    /// An accepted request could not be stored.
+    NotStored {
+        /// The route.
+        route: RouteName,
+        /// Who.
+        identity: Identity,
+        /// Why.
+        reason: String,
+    },
+    /// A step is about to start.
+    Started {
+        /// The job.
+        job: JobId,
+        /// The route.
+        route: RouteName,
+        /// Which step, from 1.
+        step: usize,
+        /// What is executed.
+        argv: Vec<String>,
+    },
+    /// A step ended.
+    Ended {
+        /// The job.
+        job: JobId,
+        /// The route.
+        route: RouteName,
+        /// Which step, from 1.
+        step: usize,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// A job reached its final state.
+    Finished {
+        /// The job.
+        job: JobId,
+        /// The route.
+        route: RouteName,
+        /// The final state.
+        state: State,
+        /// Why, where the state alone does not say it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+}
+
+/// Writes the audit log of this process; clones write the same one. When the last clone is dropped, what was noted is
+/// written and the file is free; [`Recorder::close`] does the same without blocking the thread.
+#[derive(Clone)]
+pub struct Recorder(Arc<Inner>);
+
+struct Inner {
+    entries: mpsc::Sender<Entry>,
+    stop: CancellationToken,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    strangers: RateLimiter<NotKeyed, InMemoryState, Clock, NoOpMiddleware<Nanos>>,
+    counts: Arc<Counts>,
+    clock: Clock,
+}
+
+impl Recorder {
+    /// Opens the log, making it when it is not there, and continues its chain.
+    ///
+    /// `refusals_logged`: how many refusals of strangers are written down one by one in each period.
+    ///
+    /// # Errors
+    /// When the file cannot be used, belongs to another process, or does not end in a chain.
+    pub fn open(
+        file: &Path,
+        refusals_logged: (NonZeroU32, Duration),
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
+        let (per, period) = refusals_logged;
+        let quota = Quota::with_period(period / per.get()).unwrap_or(Quota::per_second(per)).allow_burst(per);
+        let log = Log::open(file, clock.now())?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let (sender, received) = mpsc::channel(ROOM);
+        let counts = Arc::new(Counts::default());
+        let stop = CancellationToken::new();
+        let runtime = runtime.map_err(OpenError::Thread)?;
+        let writer = Writer::new(log, clock.clone(), runtime, Arc::clone(&counts), period);
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new()
+            .name("audit-writer".into())
+            .spawn(move || writer.run(received, &stopped))
+            .map_err(OpenError::Thread)?;
+        let strangers = RateLimiter::direct_with_clock(quota, clock.clone());
+        let thread = Mutex::new(Some(thread));
+        Ok(Self(Arc::new(Inner { entries: sender, stop, thread, strangers, counts, clock })))
+    }
+
+    /// Puts a record on the disk: it is durable when this returns.
+    ///
+    /// # Errors
+    /// When it could not be written; then nothing may happen that relies on it.
+    pub async fn durable(&self, record: Record) -> Result<(), Unwritable> {
+        let (reply, written) = oneshot::channel();
+        let entry = self.entry(&record, Some(reply))?;
+        let closed = || Unwritable("it was closed".into());
+        self.0.entries.send(entry).await.map_err(|_| closed())?;
+        written.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Notes a record without waiting for the disk. Refusals of strangers beyond the rate, or beyond the room, are
+    /// counted and become one `refusals` line; any other record for which there is no room is counted as `omitted`.
+    #[expect(clippy::needless_pass_by_value, reason = "a record is given away, here as to `durable`")]
+    pub fn note(&self, record: Record) {
+        let stranger = matches!(record, Record::Refused { identity: None, .. });
+        if stranger && (self.0.strangers.check().is_err() || self.0.entries.capacity() <= ROOM / 2) {
+            self.0.counts.refused();
+            return;
+        }
+        let sent = self.entry(&record, None).is_ok_and(|entry| self.0.entries.try_send(entry).is_ok());
+        if !sent {
+            self.0.counts.omitted(1);
+        }
+    }
+
+    /// Writes what was noted and counted, and frees the file. Later records through other clones are refused.
+    pub async fn close(self) {
+        self.0.stop.cancel();
+        let thread = self.0.thread();
+        // It can only fail if the thread panicked, and then there is nothing left to wait for.
+        let _ = tokio::task::spawn_blocking(move || thread.map(JoinHandle::join)).await;
+    }
+
+    fn entry(
+        &self,
+        record: &Record,
+        reply: Option<oneshot::Sender<Result<(), Unwritable>>>,
+    ) -> Result<Entry, Unwritable> {
+        let fields = line::fields(record).map_err(|error| Unwritable(error.to_string()))?;
+        record.tell(&fields);
+        Ok(Entry { at: self.0.clock.now(), fields, reply })
+    }
+}
+
+impl Record {
+    /// Emits the record as an event, within the span of whoever made it.
+    fn tell(&self, fields: &str) {
+        match self {
+            Self::Refused { .. } => tracing::warn!(record = fields, "refused"),
+            Self::NotStored { .. } => tracing::warn!(record = fields, "not stored"),
+            Self::Accepted { .. } => tracing::info!(record = fields, "accepted"),
+            Self::Stored { .. } => tracing::info!(record = fields, "stored"),
+            Self::Started { .. } => tracing::info!(record = fields, "started"),
+            Self::Ended { .. } => tracing::info!(record = fields, "ended"),
+            Self::Finished { .. } => tracing::info!(record = fields, "finished"),
+        }
+    }
+}
+
+impl Inner {
+    fn thread(&self) -> Option<JoinHandle<()>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread() {
+            // What was noted must be on the disk, and the file free, when the recorder is gone.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufRead;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::clock::Hands;
+    use crate::domain::name::KeyName;
+
+    struct Place {
+        directory: tempfile::TempDir,
+        clock: Clock,
+        hands: Arc<Hands>,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let (clock, hands) = Clock::manual("2026-01-01T00:00:00Z".parse().unwrap());
+            Self { directory: tempfile::tempdir().unwrap(), clock, hands }
+        }
+
+        fn file(&self) -> PathBuf {
+            self.directory.path().join("audit.jsonl")
+        }
+
+        fn open(&self, per: u32) -> Recorder {
+            let rate = (NonZeroU32::new(per).unwrap(), Duration::from_secs(1));
+            Recorder::open(&self.file(), rate, self.clock.clone()).unwrap()
+        }
+
+        fn lines(&self) -> Vec<serde_json::Value> {
+            let file = std::fs::File::open(self.file()).unwrap();
+            let lines: Vec<Vec<u8>> =
+                std::io::BufReader::new(file).split(b'\n').map(Result::unwrap).collect();
+            verify::verify(&lines).unwrap();
+            lines.iter().map(|line| serde_json::from_slice(line).unwrap()).collect()
+        }
+
+        fn kinds(&self) -> Vec<String> {
+            self.lines().iter().map(|line| line["kind"].as_str().unwrap().to_owned()).collect()
+        }
+    }
+
+    fn refused(path: &str, identity: Option<Identity>) -> Record {
+        Record::Refused {
+            source: [192, 0, 2, 7].into(),
+            method: "GET".into(),
+            path: path.into(),
+            status: 404,
+            reason: "unknown path".into(),
+            route: None,
+            identity,
+        }
+    }
+
+    fn jenkins() -> Identity {
+        Identity::Key(KeyName::parse("jenkins").unwrap())
+    }
+
+    fn started() -> Record {
+        Record::Started {
+            job: JobId::new(jiff::Timestamp::UNIX_EPOCH),
+            route: RouteName::parse("kick").unwrap(),
+            step: 1,
+            argv: vec!["/usr/bin/mco".into(), "puppet".into()],
+        }
+    }
+
+    #[tokio::test]
+    async fn i10_a_durable_record_stands_in_the_file_when_its_writer_is_told() {
+        let place = Place::new();
+        let recorder = place.open(10);
+        recorder.durable(started()).await.unwrap();
+        let lines = place.lines();
+        assert_eq!(lines.len(), 2);
+        assert_eq!((&lines[0]["kind"], &lines[0]["seq"]), (&"opened".into(), &1.into()));
+        assert_eq!(lines[0]["prev"], "0".repeat(64));
+        assert!(lines[0]["chain"].as_str().unwrap().contains("SHA-256"));
+        assert_eq!(lines[1]["kind"], "started");
+        assert_eq!(lines[1]["at"], "2026-01-01T00:00:00.000000Z");
+        assert_eq!(lines[1]["argv"], serde_json::json!(["/usr/bin/mco", "puppet"]));
+        let mode = std::fs::metadata(place.file()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn a_chain_goes_on_across_restarts_and_has_one_writer() {
+        let place = Place::new();
+        let recorder = place.open(10);
+        recorder.note(started());
+        let rate = (NonZeroU32::MIN, Duration::from_secs(1));
+        let second = Recorder::open(&place.file(), rate, place.clock.clone());
+        assert!(matches!(second, Err(OpenError::Held(_))));
+        let clone = recorder.clone();
+        recorder.close().await;
+        assert!(clone.durable(started()).await.is_err(), "closed");
+        drop(clone);
+        drop(place.open(10));
+        let recorder = place.open(10);
+        recorder.durable(started()).await.unwrap();
+        assert_eq!(place.kinds(), ["opened", "started", "opened", "opened", "started"]);
+        assert_eq!(place.lines()[4]["seq"], 5);
+        assert_eq!(place.lines()[2].get("chain"), None);
+    }
+
+    #[tokio::test]
+    async fn i7_refusals_of_strangers_are_counted_together_beyond_the_rate() {
+        let place = Place::new();
+        let recorder = place.open(3);
+        for _ in 0..100 {
+            recorder.note(refused("/x", None));
+        }
+        for _ in 0..5 {
+            recorder.note(refused("/kick", Some(jenkins())));
+        }
+        recorder.durable(started()).await.unwrap();
+        let count = |kind: &str| place.kinds().iter().filter(|found| *found == kind).count();
+        assert_eq!((count("refused"), count("refusals"), count("started")), (8, 0, 1));
+        place.hands.advance(Duration::from_secs(1));
+        recorder.durable(started()).await.unwrap();
+        assert_eq!(count("refusals"), 1);
+        let lines = place.lines();
+        assert_eq!(lines.iter().find(|line| line["kind"] == "refusals").unwrap()["count"], 97);
+
+        for _ in 0..7 {
+            recorder.note(refused("/x", None));
+        }
+        recorder.close().await;
+        assert_eq!(place.lines().last().unwrap()["count"], 4);
+    }
+
+    #[tokio::test]
+    async fn i7_a_flood_takes_no_more_than_its_room() {
+        let place = Place::new();
+        let recorder = place.open(100_000);
+        let total = 10_000;
+        for _ in 0..total {
+            recorder.note(refused("/x", None));
+        }
+        recorder.durable(started()).await.unwrap();
+        recorder.close().await;
+        let lines = place.lines();
+        let single = lines.iter().filter(|line| line["kind"] == "refused").count();
+        let counted: u64 = lines.iter().filter_map(|line| line["count"].as_u64()).sum();
+        assert_eq!(single as u64 + counted, total);
+        assert!(lines.iter().any(|line| line["kind"] == "started"));
+        assert!(!lines.iter().any(|line| line["kind"] == "omitted"));
+    }
+
+    #[tokio::test]
+    async fn nothing_a_stranger_sends_forges_a_line() {
+        let place = Place::new();
+        let recorder = place.open(3);
+        let path = "/x\n{\"seq\":9}\u{2028}\u{85}\u{7f}";
+        recorder.note(refused(path, None));
+        recorder.close().await;
+        let text = std::fs::read_to_string(place.file()).unwrap();
+        assert_eq!(text.lines().count(), 2);
+        assert!(!text.contains(['\u{2028}', '\u{85}', '\u{7f}']));
+        assert_eq!(place.lines()[1]["path"], path);
+    }
+
+    #[test]
+    fn every_record_is_also_an_event_in_the_same_escaped_form() {
+        #[derive(Clone, Default)]
+        struct Sink(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Sink {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let place = Place::new();
+        let recorder = place.open(1);
+        tracing::subscriber::with_default(subscriber, || {
+            recorder.note(refused("/a\nINFO forged\u{2028}", None));
+            recorder.note(refused("/b", None));
+            recorder.note(started());
+        });
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(lines[0].contains("WARN") && lines[0].contains("refused"), "{text}");
+        assert!(lines[1].contains("INFO") && lines[1].contains("/usr/bin/mco"), "{text}");
+        assert!(!text.contains('\u{2028}'));
+    }
+}

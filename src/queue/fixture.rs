@@ -1,0 +1,105 @@
+//! What the tests of this room share: a database in a directory of its own, and submissions to put into it.
+//!
+//! Compiled for tests alone.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tempfile::TempDir;
+
+use super::sqlite::{Recovered, Settings, Store};
+use crate::clock::{Clock, Hands};
+use crate::domain::identity::{Identity, Proofs};
+use crate::domain::name::{KeyName, ParameterName, RouteName};
+use crate::domain::parameters::RawParameters;
+use crate::domain::submission::{Message, MessageId, Submission, Terms};
+
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
+
+/// A directory with a database, and a clock that stands still.
+pub(super) struct Place {
+    directory: TempDir,
+    pub(super) clock: Clock,
+    pub(super) hands: Arc<Hands>,
+    pub(super) settings: Settings,
+}
+
+impl Place {
+    pub(super) fn new() -> Self {
+        let (clock, hands) = Clock::manual("2026-01-01T00:00:00Z".parse().unwrap());
+        let settings = Settings { keep: 30 * DAY, jobs: 1000 };
+        Self { directory: tempfile::tempdir().unwrap(), clock, hands, settings }
+    }
+
+    pub(super) fn file(&self) -> PathBuf {
+        self.directory.path().join("queue.db")
+    }
+
+    pub(super) fn open(&self) -> (Store, Recovered) {
+        Store::open(&self.file(), self.settings.clone(), self.clock.clone()).unwrap()
+    }
+
+    /// Another place, with the files as a machine that lost power at this moment would find them.
+    pub(super) fn crashed(&self) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["queue.db", "queue.db-wal"] {
+            std::fs::copy(self.directory.path().join(name), directory.path().join(name)).unwrap();
+        }
+        let (clock, hands) = Clock::manual(self.clock.now());
+        Self { directory, clock, hands, settings: self.settings.clone() }
+    }
+
+    /// A submission by the key `jenkins`, without a message id, that arrives now.
+    pub(super) fn submission(&self, route: &str) -> Submission {
+        let key = KeyName::parse("jenkins").unwrap();
+        let mut parameters = RawParameters::default();
+        parameters.0.insert(ParameterName::parse("role").unwrap(), "haproxy".into());
+        Submission {
+            route: RouteName::parse(route).unwrap(),
+            parameters,
+            identity: Identity::Key(key.clone()),
+            proofs: Proofs { certificate: None, key: Some(key), source: [192, 0, 2, 7].into() },
+            message: Message::Anonymous,
+            at: self.clock.now(),
+        }
+    }
+
+    /// The same with a message id that is remembered for ten minutes.
+    pub(super) fn signed(&self, route: &str, id: &str) -> Submission {
+        let at = self.clock.now();
+        let message = Message::Identified(MessageId {
+            scope: "jenkins".into(),
+            id: id.into(),
+            digest: [7; 32],
+            created: Some(at),
+            keep_until: at.checked_add(Duration::from_secs(600)).unwrap(),
+        });
+        Submission { message, ..self.submission(route) }
+    }
+}
+
+/// Terms of a route with this lock: an hour to wait, not idempotent.
+pub(super) fn terms(lock: &str, concurrency: u32) -> Terms {
+    Terms {
+        lock: lock.into(),
+        concurrency: NonZeroU32::new(concurrency).unwrap(),
+        expires: Duration::from_secs(3600),
+        idempotent: false,
+    }
+}
+
+/// The id of a submission that has one.
+pub(super) fn message(submission: &mut Submission) -> &mut MessageId {
+    match &mut submission.message {
+        Message::Identified(message) => message,
+        Message::Anonymous => panic!("the submission has no message id"),
+    }
+}
+
+/// A moment of the fixture's day.
+pub(super) fn later(from: Timestamp, seconds: u64) -> Timestamp {
+    from.checked_add(Duration::from_secs(seconds)).unwrap()
+}

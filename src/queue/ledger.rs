@@ -1,0 +1,77 @@
+//! One open transaction of the writer thread, and what must be told once it is committed.
+//!
+//! Each command runs between savepoints, so that one that fails takes nothing of the others with it. What commands do
+//! stands in `submit`, `claim` and `purge`.
+
+use rusqlite::Connection;
+
+use super::Unavailable;
+use super::sqlite::Settings;
+use crate::domain::job::JobId;
+
+/// A transaction that has begun.
+pub(super) struct Ledger<'c> {
+    pub(super) connection: &'c Connection,
+    pub(super) settings: &'c Settings,
+    /// Wall time of the whole batch, in microseconds.
+    pub(super) now: i64,
+    /// What this transaction changes outside the database.
+    pub(super) tally: Tally,
+    /// Whether the transaction can no longer be trusted and must not be committed.
+    pub(super) lost: bool,
+}
+
+/// Facts that the writer keeps in memory, beside the database: they change with a commit, not before.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tally {
+    /// How many jobs wait, in all locks.
+    pub(super) waiting: usize,
+    /// Jobs that reached a final state in this transaction.
+    pub(super) ended: Vec<JobId>,
+}
+
+impl Ledger<'_> {
+    /// Runs one command so that it happens completely or not at all.
+    pub(super) fn guarded<T, E>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, E>
+    where
+        E: From<Unavailable>,
+    {
+        let (waiting, ended) = (self.tally.waiting, self.tally.ended.len());
+        self.run("SAVEPOINT command")?;
+        match work(self) {
+            Ok(done) => match self.run("RELEASE command") {
+                Ok(()) => Ok(done),
+                Err(error) => {
+                    self.lost = true;
+                    Err(error.into())
+                }
+            },
+            Err(refused) => {
+                self.tally.waiting = waiting;
+                self.tally.ended.truncate(ended);
+                // SQLite ends the whole transaction itself upon some errors, such as a full disk.
+                let undone = self.run("ROLLBACK TO command").and_then(|()| self.run("RELEASE command"));
+                self.lost |= undone.is_err();
+                Err(refused)
+            }
+        }
+    }
+
+    fn run(&self, sql: &str) -> Result<(), Unavailable> {
+        self.connection.prepare_cached(sql)?.execute([])?;
+        Ok(())
+    }
+}
+
+/// The text is for operators; senders are told only that the queue is unavailable.
+impl From<rusqlite::Error> for Unavailable {
+    fn from(error: rusqlite::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<serde_json::Error> for Unavailable {
+    fn from(error: serde_json::Error) -> Self {
+        Self(error.to_string())
+    }
+}

@@ -1,0 +1,97 @@
+//! Durable jobs: what the gate sees of them, and what a worker sees.
+//!
+//! The gate submits and looks up through [`Intake`]; it does not know who answers. Workers use the sqlite store. This
+//! room knows no policy: what a policy says of a job reaches it as `domain::submission::Terms`.
+
+use std::future::Future;
+use std::time::Duration;
+
+use crate::domain::identity::{Identity, Proofs};
+use crate::domain::job::{JobId, JobView, State};
+use crate::domain::submission::Submission;
+
+pub mod sqlite;
+
+mod claim;
+#[cfg(test)]
+mod fixture;
+mod ledger;
+mod open;
+mod purge;
+mod read;
+mod recovery;
+mod schema;
+mod stored;
+mod submit;
+mod waiters;
+mod writer;
+
+/// What the gate asks of whoever keeps the jobs.
+pub trait Intake: Send + Sync + 'static {
+    /// Stores the job durably, or recognises its message. When this returns `Ok`, the job survives power loss (I5).
+    fn submit(&self, submission: Submission) -> impl Future<Output = Result<Submitted, SubmitError>> + Send;
+
+    /// What is known of a job; `None` when there is no such job.
+    fn look_up(&self, job: JobId) -> impl Future<Output = Result<Option<Found>, Unavailable>> + Send;
+
+    /// Waits until the job is in a final state, at most for `limit`; then as `look_up`.
+    fn await_end(
+        &self,
+        job: JobId,
+        limit: Duration,
+    ) -> impl Future<Output = Result<Option<Found>, Unavailable>> + Send;
+}
+
+/// A job, and whose it is.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The job, with the first submitter under `identity`.
+    pub view: JobView,
+    /// Everyone who submitted or joined it, with what they showed.
+    pub submitters: Vec<(Identity, Proofs)>,
+}
+
+/// What became of a submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Submitted {
+    /// The job, perhaps an earlier one.
+    pub job: JobId,
+    /// Its state now.
+    pub state: State,
+    /// Whether a job was made.
+    pub how: How,
+}
+
+/// Whether a job was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// A new job.
+    Fresh,
+    /// The same message came before; nothing runs.
+    Duplicate,
+}
+
+/// Why nothing was stored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// The message id was used for something else.
+    #[error("the message id was used before, with another route, query or body, for job {0}")]
+    Conflict(JobId),
+    /// The message is older than what is still remembered.
+    #[error("the message is older than what is still remembered")]
+    Forgotten,
+    /// `limits.jobs` are waiting.
+    #[error("the queue is full")]
+    Full,
+    /// The worker's policy does not offer it.
+    #[error("the worker's policy does not agree: {0}")]
+    Disagrees(String),
+    /// The store cannot be written.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// The store cannot be read or written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the queue is unavailable: {0}")]
+pub struct Unavailable(pub String);

@@ -1,0 +1,113 @@
+//! Looking up a job, on connections that cannot write and on threads that may block.
+//!
+//! One transaction a look-up, so that a job and its steps are of one moment.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::{Connection, OptionalExtension};
+use tokio::sync::Semaphore;
+
+use super::{Found, Unavailable, open, stored};
+use crate::domain::job::{JobId, JobView, Step};
+
+/// Most look-ups at once; others wait their turn.
+const READERS: usize = 4;
+
+/// A small pool of connections, opened as they are needed.
+pub(super) struct Readers {
+    file: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    turns: Arc<Semaphore>,
+}
+
+impl Readers {
+    pub(super) fn new(file: PathBuf) -> Arc<Self> {
+        Arc::new(Self { file, idle: Mutex::default(), turns: Arc::new(Semaphore::new(READERS)) })
+    }
+
+    /// What is stored of a job.
+    pub(super) async fn find(self: &Arc<Self>, job: JobId) -> Result<Option<Found>, Unavailable> {
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let readers = Arc::clone(self);
+        let look_up = move || {
+            // Held by the thread, not by the caller, who may stop waiting before it ends.
+            let _turn = turn;
+            let mut connection = readers.take()?;
+            let found = find(&mut connection, job);
+            readers.put(connection);
+            found
+        };
+        let ended = tokio::task::spawn_blocking(look_up).await;
+        ended.unwrap_or_else(|error| Err(Unavailable(format!("the look-up did not end: {error}"))))
+    }
+
+    fn take(&self) -> Result<Connection, Unavailable> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match idle {
+            Some(connection) => Ok(connection),
+            None => Ok(open::reader(&self.file)?),
+        }
+    }
+
+    fn put(&self, connection: Connection) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    }
+}
+
+fn find(connection: &mut Connection, job: JobId) -> Result<Option<Found>, Unavailable> {
+    let moment = connection.transaction()?;
+    let mut statement = moment.prepare_cached(
+        "SELECT seq, route, state, identity, parameters, submitted, started, finished FROM jobs WHERE id = ?1",
+    )?;
+    let row = statement.query_row([job.to_string()], |row| {
+        let text = |column| row.get::<_, String>(column);
+        let time = |column| row.get::<_, Option<i64>>(column);
+        Ok((row.get(0)?, text(1)?, text(2)?, text(3)?, text(4)?, row.get(5)?, time(6)?, time(7)?))
+    });
+    let Some((seq, route, state, identity, parameters, submitted, started, finished)) = row.optional()?
+    else {
+        return Ok(None);
+    };
+    let view = JobView {
+        job,
+        route: stored::route(&route)?,
+        state: stored::state(&state)?,
+        identity: stored::identity(&identity)?,
+        parameters: stored::json(&parameters)?,
+        submitted: stored::time(submitted)?,
+        started: started.map(stored::time).transpose()?,
+        finished: finished.map(stored::time).transpose()?,
+        steps: steps(&moment, seq)?,
+    };
+
+    let mut statement = moment
+        .prepare_cached("SELECT identity, proofs FROM submitters WHERE job = ?1 ORDER BY joined, rowid")?;
+    let rows = statement.query_map([seq], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let mut submitters = Vec::new();
+    for row in rows {
+        let (identity, proofs) = row?;
+        submitters.push((stored::identity(&identity)?, stored::json(&proofs)?));
+    }
+    Ok(Some(Found { view, submitters }))
+}
+
+fn steps(connection: &Connection, seq: i64) -> Result<Vec<Step>, Unavailable> {
+    let mut statement = connection
+        .prepare_cached("SELECT argv, exit, output, dropped FROM steps WHERE job = ?1 ORDER BY number")?;
+    let rows = statement.query_map([seq], |row| {
+        let text = |column| row.get::<_, String>(column);
+        Ok((text(0)?, text(1)?, row.get::<_, Vec<u8>>(2)?, row.get::<_, i64>(3)?))
+    })?;
+    let mut steps = Vec::new();
+    for row in rows {
+        let (argv, exit, output, dropped) = row?;
+        steps.push(Step {
+            argv: stored::json(&argv)?,
+            exit: stored::json(&exit)?,
+            output: String::from_utf8_lossy(&output).into_owned(),
+            truncated: dropped > 0,
+        });
+    }
+    Ok(steps)
+}

@@ -1,0 +1,151 @@
+//! The tables of the store, and the number of their form.
+//!
+//! Times are wall time in microseconds since 1970, UTC. A job *waits* while its state is `queued` and it is not
+//! claimed: the partial indexes below hold waiting jobs alone, so that finding one does not depend on how many there
+//! are. There are no foreign keys: rows that belong to a job are removed by `purge`, together with it.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+/// Marks the file as ours (`PRAGMA application_id`): "brWg" in ASCII.
+const APPLICATION: i64 = 0x6272_5767;
+
+/// The form of the tables (`PRAGMA user_version`) that this program reads and writes.
+pub(super) const VERSION: i64 = 1;
+
+const TABLES: &str = "
+-- seq is the order of acceptance. `claimed` and `started` are separate marks. `expires_at` is null once a job may no
+-- longer be given up. `likeness` tells equal jobs, `stdin` is a body for the command, `retry_of` names the job that an
+-- operator repeated, `attempt` counts runs from 1, `not_before` delays one.
+CREATE TABLE jobs (
+    seq         INTEGER PRIMARY KEY,
+    id          TEXT    NOT NULL UNIQUE,
+    route       TEXT    NOT NULL,
+    parameters  TEXT    NOT NULL,
+    identity    TEXT    NOT NULL,
+    proofs      TEXT    NOT NULL,
+    lock        TEXT    NOT NULL,
+    concurrency INTEGER NOT NULL,
+    state       TEXT    NOT NULL,
+    idempotent  INTEGER NOT NULL,
+    likeness    BLOB,
+    stdin       BLOB,
+    retry_of    TEXT,
+    attempt     INTEGER NOT NULL DEFAULT 1,
+    not_before  INTEGER,
+    submitted   INTEGER NOT NULL,
+    expires_at  INTEGER,
+    claimed     INTEGER,
+    started     INTEGER,
+    finished    INTEGER
+) STRICT;
+CREATE INDEX jobs_waiting  ON jobs (lock, seq)   WHERE state = 'queued' AND claimed IS NULL;
+CREATE INDEX jobs_expiring ON jobs (expires_at)
+    WHERE state = 'queued' AND claimed IS NULL AND expires_at IS NOT NULL;
+CREATE INDEX jobs_active   ON jobs (seq)         WHERE claimed IS NOT NULL AND finished IS NULL;
+CREATE INDEX jobs_finished ON jobs (finished)    WHERE finished IS NOT NULL;
+
+-- Everyone who submitted or joined a job, the first one included.
+CREATE TABLE submitters (
+    job      INTEGER NOT NULL,
+    identity TEXT    NOT NULL,
+    proofs   TEXT    NOT NULL,
+    joined   INTEGER NOT NULL
+) STRICT;
+CREATE INDEX submitters_job ON submitters (job);
+
+-- Finished steps; `dropped` counts the bytes of output that were not kept.
+CREATE TABLE steps (
+    job     INTEGER NOT NULL,
+    number  INTEGER NOT NULL,
+    argv    TEXT    NOT NULL,
+    exit    TEXT    NOT NULL,
+    output  BLOB    NOT NULL,
+    dropped INTEGER NOT NULL,
+    PRIMARY KEY (job, number)
+) STRICT;
+
+-- Message ids. `ended` is the final state of a job that is no longer kept although the id still is.
+CREATE TABLE messages (
+    scope      TEXT    NOT NULL,
+    id         TEXT    NOT NULL,
+    digest     BLOB    NOT NULL,
+    job        TEXT    NOT NULL,
+    ended      TEXT,
+    created    INTEGER,
+    keep_until INTEGER NOT NULL,
+    PRIMARY KEY (scope, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX messages_keep ON messages (keep_until);
+CREATE INDEX messages_job  ON messages (job);
+
+-- For each scope the youngest `created` that was forgotten: what is not younger is refused.
+CREATE TABLE floors (
+    scope   TEXT PRIMARY KEY,
+    created INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Locks that somebody holds or waits for. `head` is the seq of the first waiting job.
+CREATE TABLE locks (
+    lock        TEXT PRIMARY KEY,
+    concurrency INTEGER NOT NULL,
+    active      INTEGER NOT NULL,
+    waiting     INTEGER NOT NULL,
+    head        INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX locks_ready ON locks (head) WHERE head IS NOT NULL AND active < concurrency;
+";
+
+/// What stands in a database file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// The tables above, perhaps made just now.
+    Current,
+    /// Tables of a later program.
+    Newer(i64),
+    /// Tables of something else.
+    Foreign,
+}
+
+/// Makes the tables in an empty database, and tells what stands in another.
+pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<Form> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let pragma = |name: &str| transaction.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+    let tables: i64 = transaction.query_row("SELECT COUNT(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if (application, version, tables) == (0, 0, 0) {
+        transaction.execute_batch(TABLES)?;
+        transaction.pragma_update(None, "application_id", APPLICATION)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+        transaction.commit()?;
+        return Ok(Form::Current);
+    }
+    Ok(match (application, version) {
+        (APPLICATION, VERSION) => Form::Current,
+        (APPLICATION, newer) if newer > VERSION => Form::Newer(newer),
+        _ => Form::Foreign,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_database_is_filled_once() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        assert_eq!(prepare(&mut connection).unwrap(), Form::Current);
+        assert_eq!(prepare(&mut connection).unwrap(), Form::Current);
+    }
+
+    #[test]
+    fn tables_of_a_later_program_or_of_another_one_are_refused() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE songs (name TEXT)").unwrap();
+        assert_eq!(prepare(&mut connection).unwrap(), Form::Foreign);
+
+        let mut connection = Connection::open_in_memory().unwrap();
+        prepare(&mut connection).unwrap();
+        connection.pragma_update(None, "user_version", VERSION + 1).unwrap();
+        assert_eq!(prepare(&mut connection).unwrap(), Form::Newer(VERSION + 1));
+    }
+}

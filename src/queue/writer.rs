@@ -1,0 +1,234 @@
+//! The one thread that writes: it takes commands, runs a batch of them in one transaction, and answers after COMMIT.
+//!
+//! Also the queue's own timer: it expires and forgets between commands. Never panics: whatever fails is the answer to
+//! the commands of that batch, and the next batch starts afresh.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::Unavailable;
+use super::claim::EXPIRED_AT_ONCE;
+use super::ledger::{Ledger, Tally};
+use super::sqlite::Settings;
+use super::waiters::Waiters;
+use crate::clock::Clock;
+
+/// Commands that may wait for the writer; whoever has one more waits with it.
+pub(super) const LINE: usize = 1024;
+
+/// Most commands in one transaction.
+const BATCH: usize = 256;
+
+/// Longest time between two looks at the clock, which an operator may set.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Time between two purges that left nothing due.
+const PURGE_EVERY: Duration = Duration::from_secs(5);
+
+/// Time between two purges while more is due.
+const PURGE_AGAIN: Duration = Duration::from_millis(50);
+
+/// Time before the writer by itself tries again what failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// A command: given the open transaction it runs and returns its answer, to be told whether the commit succeeded.
+/// Given an error instead, it did not run.
+pub(super) type Command = Box<dyn FnOnce(Result<&mut Ledger<'_>, Unavailable>) -> Answer + Send>;
+
+/// Tells whoever gave the command what became of it.
+pub(super) type Answer = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
+
+/// What others may know without asking the database.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Outlook {
+    /// Whether a lock has both room and a waiting job.
+    pub(super) ready: bool,
+    /// When the next waiting job expires, in microseconds of wall time.
+    pub(super) next_expiry: Option<i64>,
+}
+
+/// The writer's belongings.
+pub(super) struct Writer {
+    /// Dropped before the lock below.
+    pub(super) connection: Connection,
+    pub(super) lock: File,
+    pub(super) settings: Settings,
+    pub(super) clock: Clock,
+    pub(super) runtime: Runtime,
+    pub(super) waiting: usize,
+    pub(super) outlook: Arc<watch::Sender<Outlook>>,
+    pub(super) waiters: Waiters,
+}
+
+/// What the writer does by itself, and when.
+struct Upkeep {
+    purge_due: Duration,
+    more_expire: bool,
+    /// Whether the last transaction failed.
+    failing: bool,
+    /// Whether the last try to expire or forget failed.
+    stuck: bool,
+}
+
+impl Writer {
+    /// Works until `stop`, then does what was already asked for and ends.
+    pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: &CancellationToken) {
+        let mut upkeep =
+            Upkeep { purge_due: self.clock.monotonic(), more_expire: false, failing: false, stuck: false };
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            self.turn(&mut batch, &mut upkeep);
+            let pause = self.pause(&upkeep);
+            let open = self.runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => false,
+                    received = commands.recv_many(&mut batch, BATCH) => received > 0,
+                    () = tokio::time::sleep(pause) => true,
+                }
+            });
+            if !open {
+                break;
+            }
+        }
+        commands.close();
+        while let Some(command) = commands.blocking_recv() {
+            batch.push(command);
+            if batch.len() == BATCH {
+                self.turn(&mut batch, &mut upkeep);
+            }
+        }
+        self.turn(&mut batch, &mut upkeep);
+        self.waiters.wake_all();
+        drop(self.connection);
+        drop(self.lock);
+    }
+
+    /// How long nothing is due.
+    fn pause(&self, upkeep: &Upkeep) -> Duration {
+        if upkeep.failing || upkeep.stuck {
+            return AFTER_FAILURE;
+        }
+        if upkeep.more_expire {
+            return Duration::ZERO;
+        }
+        let purge = upkeep.purge_due.saturating_sub(self.clock.monotonic());
+        let expiry = self.outlook.borrow().until_expiry(&self.clock).unwrap_or(LOOK);
+        purge.min(expiry).clamp(Duration::from_millis(1), LOOK)
+    }
+
+    /// One transaction: what is due, then the batch.
+    fn turn(&mut self, batch: &mut Vec<Command>, upkeep: &mut Upkeep) {
+        let mut answers = Vec::with_capacity(batch.len());
+        let ended = self.transact(batch, upkeep, &mut answers);
+        let outcome = match ended {
+            Ok((tally, outlook)) => {
+                self.waiting = tally.waiting;
+                // Before the answers: a worker that was told "nothing to claim" must not find the old outlook.
+                self.outlook.send_replace(outlook);
+                for job in tally.ended {
+                    self.waiters.wake(job);
+                }
+                if std::mem::take(&mut upkeep.failing) {
+                    tracing::info!("the queue can be written again");
+                }
+                Ok(())
+            }
+            Err(reason) => {
+                if !self.connection.is_autocommit() {
+                    // Should even this fail, the next BEGIN fails too, and this is tried again after it.
+                    let _ = self.connection.execute_batch("ROLLBACK");
+                }
+                if !std::mem::replace(&mut upkeep.failing, true) {
+                    tracing::error!(%reason, "the queue cannot be written; nothing is accepted or started until it can");
+                }
+                Err(reason)
+            }
+        };
+        // Those that did not get their turn.
+        for command in batch.drain(..) {
+            let reason = outcome.clone().err().unwrap_or_else(|| Unavailable("not reached".into()));
+            answers.push(command(Err(reason)));
+        }
+        for answer in answers {
+            answer(outcome.clone());
+        }
+    }
+
+    fn transact(
+        &self,
+        batch: &mut Vec<Command>,
+        upkeep: &mut Upkeep,
+        answers: &mut Vec<Answer>,
+    ) -> Result<(Tally, Outlook), Unavailable> {
+        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        let mut ledger = Ledger {
+            connection: &self.connection,
+            settings: &self.settings,
+            now: self.clock.now().as_microsecond(),
+            tally: Tally { waiting: self.waiting, ended: Vec::new() },
+            lost: false,
+        };
+        self.keep_up(&mut ledger, upkeep)?;
+        let mut commands = std::mem::take(batch).into_iter();
+        while !ledger.is_lost()
+            && let Some(command) = commands.next()
+        {
+            answers.push(command(Ok(&mut ledger)));
+        }
+        batch.extend(commands);
+        if ledger.is_lost() {
+            return Err(Unavailable("the transaction was given up, because a command in it failed".into()));
+        }
+        let outlook = Outlook { ready: ledger.is_ready()?, next_expiry: ledger.next_expiry()? };
+        let tally = ledger.tally;
+        self.connection.execute_batch("COMMIT")?;
+        Ok((tally, outlook))
+    }
+
+    /// Expires and forgets what is due. That it cannot, for want of room, must not keep commands from trying.
+    fn keep_up(&self, ledger: &mut Ledger<'_>, upkeep: &mut Upkeep) -> Result<(), Unavailable> {
+        let expired = ledger.guarded(Ledger::expire);
+        upkeep.more_expire = matches!(expired, Ok(EXPIRED_AT_ONCE));
+        let mut failed = expired.err();
+        let monotonic = self.clock.monotonic();
+        if monotonic >= upkeep.purge_due && !ledger.is_lost() {
+            let more = ledger.guarded(Ledger::purge);
+            upkeep.purge_due = monotonic + if matches!(more, Ok(true)) { PURGE_AGAIN } else { PURGE_EVERY };
+            failed = failed.or(more.err());
+        }
+        match failed {
+            Some(reason) if ledger.is_lost() => Err(reason),
+            Some(reason) => {
+                if !std::mem::replace(&mut upkeep.stuck, true) {
+                    tracing::warn!(%reason, "the queue cannot expire or forget what is due; it tries again");
+                }
+                Ok(())
+            }
+            None => {
+                upkeep.stuck = false;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Ledger<'_> {
+    fn is_lost(&self) -> bool {
+        self.lost || self.connection.is_autocommit()
+    }
+}
+
+impl Outlook {
+    /// How long until a waiting job expires; `None` when none ever does.
+    pub(super) fn until_expiry(&self, clock: &Clock) -> Option<Duration> {
+        let micros = self.next_expiry?.saturating_sub(clock.now().as_microsecond());
+        Some(Duration::from_micros(u64::try_from(micros).unwrap_or(0)))
+    }
+}
