@@ -1,0 +1,132 @@
+//! Refusals: what the sender is told and what operators are told are two different things.
+//!
+//! Only an [`Allowed`] request can be refused with more than the wall: a [`Told`] cannot be made from anything else
+//! (invariant I2, by type).
+
+use std::time::Duration;
+
+use super::scheme;
+use super::stage::Allowed;
+use crate::domain::identity::Identity;
+use crate::domain::job::JobId;
+use crate::domain::name::RouteName;
+use crate::policy::parameter::Invalid;
+
+/// Why a request ended before it was accepted.
+#[derive(Debug)]
+pub(super) enum Rejection {
+    /// The one answer for whoever has not proven an allowed identity.
+    Wall(Why),
+    /// Too many requests, whatever they ask for.
+    Flood(Flood),
+    /// The identity is proven and allowed, so it is told what is wrong.
+    Told(Box<Told>),
+}
+
+/// What operators read about a walled request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Why {
+    #[error("no route has this path")]
+    UnknownPath,
+    #[error("the path's routes have other methods")]
+    WrongMethod,
+    #[error("signature: {0}")]
+    Signature(scheme::Why),
+    #[error("nothing was proven: {0}")]
+    NothingProven(&'static str),
+    #[error("no rule of route `{0}` holds for what was proven")]
+    NotAllowed(RouteName),
+    #[error("the header `{0}` is used by the route, but the signature does not cover it")]
+    HeaderNotCovered(String),
+    #[error("the certificate no longer stands: {0}")]
+    NotStanding(String),
+    #[error("the message is older than what is still remembered")]
+    Forgotten,
+    #[error("there is no such job for this identity")]
+    NoSuchJob,
+    #[error("the queue could not be asked: {0}")]
+    Unanswered(String),
+    #[error("the listener did not say who is connected")]
+    NoPeer,
+}
+
+/// A request over a limit that does not depend on its path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Flood {
+    /// `limits.requests_per_source` or, with a certificate, `limits.requests_per_identity`.
+    Requests { retry_after: Duration },
+    /// `limits.bodies`.
+    Bodies,
+}
+
+/// A refusal that its receiver may read.
+#[derive(Debug)]
+pub(super) struct Told {
+    notice: Notice,
+    route: RouteName,
+    identity: Identity,
+}
+
+/// What an allowed sender is told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Notice {
+    #[error("too often for this route")]
+    TooOften { retry_after: Duration },
+    #[error("the body is larger than {limit} bytes, or did not arrive in time")]
+    BodyTooLarge { limit: usize },
+    #[error("the body ended before it was complete")]
+    BodyBroken,
+    #[error("the body is not JSON: {0}")]
+    BodyNotJson(super::json::NotJson),
+    #[error(transparent)]
+    Parameter(#[from] Invalid),
+    #[error("the header `{0}` is not valid here")]
+    Header(&'static str),
+    #[error("this message id was used before, with another route, query or body; the first one is job {0}")]
+    Conflict(JobId),
+    #[error("the request was not stored; try again")]
+    Busy { reason: String },
+}
+
+impl Allowed {
+    /// Refuses an allowed request, and tells its sender why.
+    pub(super) fn refuse(&self, notice: Notice) -> Rejection {
+        let identity = self.authorized.identity.clone();
+        Rejection::Told(Box::new(Told { notice, route: self.route.name.clone(), identity }))
+    }
+}
+
+impl Told {
+    pub(super) fn notice(&self) -> &Notice {
+        &self.notice
+    }
+
+    pub(super) fn route(&self) -> &RouteName {
+        &self.route
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+}
+
+impl Rejection {
+    /// What operators read.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::Wall(why) => why.to_string(),
+            Self::Flood(Flood::Requests { .. }) => "too many requests from this source".to_owned(),
+            Self::Flood(Flood::Bodies) => "the bodies of all requests together are too large".to_owned(),
+            Self::Told(told) => match told.notice() {
+                Notice::Busy { reason } => format!("not stored: {reason}"),
+                notice @ (Notice::TooOften { .. }
+                | Notice::BodyTooLarge { .. }
+                | Notice::BodyBroken
+                | Notice::BodyNotJson(_)
+                | Notice::Parameter(_)
+                | Notice::Header(_)
+                | Notice::Conflict(_)) => notice.to_string(),
+            },
+        }
+    }
+}

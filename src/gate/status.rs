@@ -1,0 +1,89 @@
+//! `GET /-/jobs/<id>`: a job, for whoever submitted it, as long as its route still allows that identity.
+//!
+//! Everybody else meets the wall, whether there is such a job or not. Asking stores nothing.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::http::Method;
+use tower::Service;
+
+use super::answer::Receipt;
+use super::rejection::{Rejection, Why};
+use super::scheme::Verdict;
+use super::stage::Verified;
+use crate::domain::identity::Proofs;
+use crate::domain::job::JobId;
+use crate::domain::name::RouteName;
+use crate::policy::route::Route;
+use crate::queue::Intake;
+
+/// Below which path jobs are asked for.
+pub(super) const JOBS: &str = "/-/jobs/";
+
+/// The innermost service of the stack at [`JOBS`].
+pub(super) struct Status<I> {
+    intake: Arc<I>,
+    routes: Arc<BTreeMap<RouteName, Arc<Route>>>,
+}
+
+impl<I> Status<I> {
+    pub(super) fn new(intake: Arc<I>, routes: Arc<BTreeMap<RouteName, Arc<Route>>>) -> Self {
+        Self { intake, routes }
+    }
+}
+
+impl<I> Clone for Status<I> {
+    fn clone(&self) -> Self {
+        Self { intake: Arc::clone(&self.intake), routes: Arc::clone(&self.routes) }
+    }
+}
+
+impl<I: Intake> Service<Verified> for Status<I> {
+    type Response = Receipt;
+    type Error = Rejection;
+    type Future = Pin<Box<dyn Future<Output = Result<Receipt, Rejection>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Rejection>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, verified: Verified) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move { this.show(&verified).await.map_err(Rejection::Wall) })
+    }
+}
+
+impl<I: Intake> Status<I> {
+    async fn show(&self, verified: &Verified) -> Result<Receipt, Why> {
+        let head = &verified.arrived.head;
+        if head.parts.method != Method::GET {
+            return Err(Why::WrongMethod);
+        }
+        let key = match &verified.signature {
+            Verdict::Absent => None,
+            Verdict::Verified(signed) => Some(signed.key.clone()),
+            Verdict::Failed(why) => return Err(Why::Signature(why.clone())),
+        };
+        let certificate = head.certificate().map(Arc::clone);
+        // Nobody who has proven nothing makes the gateway look anything up.
+        if key.is_none() && certificate.is_none() {
+            return Err(Why::NothingProven("neither certificate nor signature"));
+        }
+        let proofs = Proofs { certificate, key, source: head.peer.source() };
+        let id = head.parts.uri.path().strip_prefix(JOBS).and_then(|id| JobId::parse(id).ok());
+        let id = id.ok_or(Why::NoSuchJob)?;
+        let found = self.intake.look_up(id).await.map_err(|error| Why::Unanswered(error.to_string()))?;
+        let mut found = found.ok_or(Why::NoSuchJob)?;
+        let route = self.routes.get(&found.view.route).ok_or(Why::NoSuchJob)?;
+        let authorized = route.authorize(&proofs).ok_or_else(|| Why::NotAllowed(found.view.route.clone()))?;
+        if !found.submitters.iter().any(|(identity, _)| *identity == authorized.identity) {
+            return Err(Why::NoSuchJob);
+        }
+        found.view.identity = authorized.identity;
+        Ok(Receipt::Status(found.view))
+    }
+}
