@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod clock;
 pub mod domain;
+pub mod executor;
 pub mod gate;
 pub mod listener;
 pub mod policy;

@@ -1,0 +1,169 @@
+//! What this process's own policy says of a job: the question that intake and worker both ask (invariant I4).
+//!
+//! A job names a route and raw parameters. Values, argv and lock are derived here, from the policy alone; whatever the
+//! policy does not offer to these proofs is a disagreement, never a smaller job.
+
+use std::sync::Arc;
+
+use crate::domain::argv::Argv;
+use crate::domain::identity::{Identity, Proofs};
+use crate::domain::name::RouteName;
+use crate::domain::parameters::RawParameters;
+use crate::domain::submission::Terms;
+use crate::policy::Policy;
+use crate::policy::parameter::Invalid;
+use crate::policy::route::Route;
+
+/// What a job asks for, and who asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) route: &'a RouteName,
+    pub(super) identity: &'a Identity,
+    pub(super) proofs: &'a Proofs,
+    pub(super) parameters: &'a RawParameters,
+}
+
+/// What the policy offers for it.
+#[derive(Debug)]
+pub(super) struct Agreed {
+    /// The route as this policy has it.
+    pub(super) route: Arc<Route>,
+    /// What runs, in order.
+    pub(super) steps: Vec<Argv>,
+    /// What the queue needs to know.
+    pub(super) terms: Terms,
+}
+
+/// The policy does not offer what a job asks for. Never holds a parameter's value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Disagreement {
+    #[error("it has no route `{0}`")]
+    NoRoute(RouteName),
+    #[error("no rule of the route `{route}` allows `{identity}` with what the request showed")]
+    NotAllowed { route: RouteName, identity: Identity },
+    #[error("the rules of the route `{route}` say `{here}`, the job says `{there}`")]
+    OtherIdentity { route: RouteName, here: Identity, there: Identity },
+    #[error(transparent)]
+    Parameter(#[from] Invalid),
+    /// What was rendered of it, such as an argument that would look like an option.
+    #[error("{0}")]
+    Argument(String),
+}
+
+/// Asks `policy` for what a job asks for.
+///
+/// # Errors
+/// The first thing that it does not offer.
+pub(super) fn agree(policy: &Policy, asked: Asked<'_>) -> Result<Agreed, Disagreement> {
+    let name = asked.route;
+    let route = policy.routes.get(name).ok_or_else(|| Disagreement::NoRoute(name.clone()))?;
+    let there = asked.identity.clone();
+    match route.authorize(asked.proofs).map(|authorized| authorized.identity) {
+        Some(here) if here == there => {}
+        Some(here) => return Err(Disagreement::OtherIdentity { route: name.clone(), here, there }),
+        None => return Err(Disagreement::NotAllowed { route: name.clone(), identity: there }),
+    }
+    let derived = route.parameters.accept(asked.parameters)?;
+    let steps = route.run.render(&derived).map_err(|error| Disagreement::Argument(error.to_string()))?;
+    let terms = Terms {
+        lock: route.run.lock(&derived),
+        concurrency: route.run.concurrency,
+        expires: route.run.expires,
+        idempotent: route.run.idempotent,
+    };
+    Ok(Agreed { route: Arc::clone(route), steps, terms })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use super::*;
+    use crate::domain::name::{KeyName, ParameterName};
+    use crate::policy;
+
+    /// A policy with the key `jenkins` and one route, `greet`, that runs `run` and takes a parameter `name`.
+    pub(in crate::executor) fn greeting(directory: &Path, run: &str) -> Policy {
+        let route = format!(
+            "method = \"POST\"\npath = \"/greet\"\n\n\
+             [[allow]]\nkey = [\"jenkins\"]\nnetworks = [\"192.0.2.0/24\"]\n\n\
+             [parameters]\nname = {{ from = \"query:name\", pattern = \"[a-z-]+\" }}\n\n[run]\n{run}\n"
+        );
+        let gateway = "[listen]\ncertificate = \"server.crt\"\nprivate_key = \"server.secret\"\n\n\
+                       [queue]\nfile = \"queue.db\"\n\n[audit]\nfile = \"audit.jsonl\"\n\n[limits]\nrunning = 2\n\n\
+                       [keys.jenkins]\nscheme = \"rfc9421\"\nsecrets = [\"jenkins.secret\"]\n";
+        std::fs::create_dir(directory.join("routes")).unwrap();
+        for (name, text) in [
+            ("gateway.toml", gateway),
+            ("routes/greet.toml", &route),
+            ("server.crt", "not looked at here\n"),
+            ("server.secret", "not looked at here\n"),
+            ("jenkins.secret", "0123456789abcdef0123456789abcdef\n"),
+        ] {
+            let path = directory.join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        policy::load(directory).unwrap_or_else(|errors| panic!("{errors}")).policy
+    }
+
+    pub(in crate::executor) fn jenkins() -> Identity {
+        KeyName::parse("jenkins").map(Identity::Key).unwrap()
+    }
+
+    /// What `jenkins` shows from the documentation's network.
+    pub(in crate::executor) fn proofs() -> Proofs {
+        let key = KeyName::parse("jenkins").ok();
+        Proofs { certificate: None, key, source: "192.0.2.7".parse().unwrap() }
+    }
+
+    pub(in crate::executor) fn named(value: &str) -> RawParameters {
+        RawParameters(BTreeMap::from([(ParameterName::parse("name").unwrap(), value.to_owned())]))
+    }
+
+    fn ask(
+        policy: &Policy,
+        route: &str,
+        identity: &Identity,
+        proofs: &Proofs,
+        value: &str,
+    ) -> Result<Agreed, Disagreement> {
+        let (route, parameters) = (RouteName::parse(route).unwrap(), named(value));
+        agree(policy, Asked { route: &route, identity, proofs, parameters: &parameters })
+    }
+
+    #[test]
+    fn i4_argv_and_terms_come_from_the_policy() {
+        let directory = tempfile::tempdir().unwrap();
+        let run =
+            "steps = [[\"/usr/bin/echo\", \"hello {name}\"]]\nlock = \"greet-{name}\"\nexpires = \"5m\"";
+        let policy = greeting(directory.path(), run);
+        let agreed = ask(&policy, "greet", &jenkins(), &proofs(), "world").unwrap();
+        assert_eq!(agreed.steps, [Argv::new("/usr/bin/echo", vec!["hello world".into()]).unwrap()]);
+        assert_eq!(agreed.terms.lock, "greet-world");
+        assert_eq!(agreed.terms.expires.as_secs(), 300);
+        assert!(!agreed.terms.idempotent);
+    }
+
+    #[test]
+    fn i4_what_the_policy_does_not_offer_is_a_disagreement() {
+        let directory = tempfile::tempdir().unwrap();
+        let policy = greeting(directory.path(), "steps = [[\"/usr/bin/echo\", \"{name}\"]]");
+        let elsewhere = Proofs { source: "198.51.100.7".parse().unwrap(), ..proofs() };
+        let nothing = Proofs { key: None, ..proofs() };
+        let other = KeyName::parse("other").map(Identity::Key).unwrap();
+        let refused = |route: &str, identity: &Identity, proofs: &Proofs, value: &str| {
+            ask(&policy, route, identity, proofs, value).expect_err("a disagreement")
+        };
+        assert!(matches!(refused("other", &jenkins(), &proofs(), "x"), Disagreement::NoRoute(_)));
+        assert!(matches!(refused("greet", &jenkins(), &elsewhere, "x"), Disagreement::NotAllowed { .. }));
+        assert!(matches!(refused("greet", &jenkins(), &nothing, "x"), Disagreement::NotAllowed { .. }));
+        assert!(matches!(refused("greet", &other, &proofs(), "x"), Disagreement::OtherIdentity { .. }));
+        assert!(matches!(refused("greet", &jenkins(), &proofs(), "X;Y"), Disagreement::Parameter(_)));
+        assert!(matches!(refused("greet", &jenkins(), &proofs(), "-x"), Disagreement::Argument(_)));
+        let told = refused("greet", &jenkins(), &proofs(), "hunter2").to_string();
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}

@@ -1,0 +1,294 @@
+//! One execution of a job: its steps in order, until one fails, the time is over, or the worker stops.
+//!
+//! Starts nothing that its ledger has not written down first, and knows neither the queue nor the audit log: the ledger
+//! is the worker's.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::persist::GivenUp;
+use super::program;
+use super::spawn::Conditions;
+use super::step::{self, Ended, Patience};
+use crate::domain::argv::Argv;
+use crate::domain::job::{Exit, State};
+use crate::policy::route::{Privileges, Run};
+
+/// Everything that one run needs to know.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// At least one.
+    pub(super) steps: Vec<Argv>,
+    /// What each of them is given.
+    pub(super) conditions: Conditions,
+    /// How long the commands may take together.
+    pub(super) timeout: Duration,
+    /// From TERM to KILL.
+    pub(super) stop_grace: Duration,
+    /// How many bytes of all output together are kept.
+    pub(super) output_limit: usize,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// In a final state.
+    Final {
+        /// Which.
+        state: State,
+        /// Why, where the state alone does not say it.
+        reason: Option<String>,
+    },
+    /// Nowhere: what is durable says how far it came, and the recovery at the next start decides.
+    Left,
+}
+
+/// Where each step is written down before it starts and after it has ended.
+pub(super) trait Ledger: Sync {
+    /// Makes the start of a step durable; `step` counts from 1.
+    fn starting(&self, step: usize, argv: &Argv) -> impl Future<Output = Result<(), GivenUp>> + Send;
+
+    /// Makes the end of a step durable; `step` counts from 1.
+    fn ended(
+        &self,
+        step: usize,
+        argv: &Argv,
+        ended: Ended,
+    ) -> impl Future<Output = Result<(), GivenUp>> + Send;
+}
+
+impl Plan {
+    /// What a route's `[run]` says about these steps, which were rendered from it.
+    pub(super) fn new(run: &Run, steps: Vec<Argv>) -> Self {
+        let may_gain_privileges = match run.privileges {
+            Privileges::MayGain => true,
+            Privileges::Drop => false,
+        };
+        let conditions = Conditions {
+            nice: run.nice,
+            may_gain_privileges,
+            directory: run.directory.clone(),
+            env: run.env.clone(),
+        };
+        let Run { timeout, stop_grace, output_limit, .. } = *run;
+        Self { steps, conditions, timeout, stop_grace, output_limit }
+    }
+}
+
+impl Ending {
+    /// A final state, and why.
+    pub(super) fn because(state: State, reason: impl Into<String>) -> Self {
+        Self::Final { state, reason: Some(reason.into()) }
+    }
+}
+
+/// Runs the steps of `plan` in order; the first that does not exit with 0 ends the run.
+///
+/// The time limit counts the commands' own time: waiting until a record can be written is not their fault.
+pub(super) async fn execute(plan: &Plan, ledger: &impl Ledger, interrupt: &CancellationToken) -> Ending {
+    let mut time = plan.timeout;
+    let mut room = plan.output_limit;
+    for (index, argv) in plan.steps.iter().enumerate() {
+        let step = index + 1;
+        let has_run = index > 0;
+        // All that is still to come, so that a run with a hole in it does nothing by halves.
+        if let Err(problem) = program::all_stand(&plan.steps[index..]).await {
+            return Ending::because(if has_run { State::Failed } else { State::Refused }, problem);
+        }
+        let interrupted =
+            || Ending::because(State::Interrupted, format!("the worker stopped before step {step}"));
+        if has_run && interrupt.is_cancelled() {
+            return interrupted();
+        }
+        if time.is_zero() {
+            return Ending::because(State::TimedOut, format!("no time was left for step {step}"));
+        }
+        if ledger.starting(step, argv).await.is_err() {
+            return Ending::Left;
+        }
+        if interrupt.is_cancelled() {
+            return interrupted();
+        }
+        let began = Instant::now();
+        let patience = Patience { time, stop_grace: plan.stop_grace };
+        let ended = match step::execute(argv, &plan.conditions, patience, step, &mut room, interrupt).await {
+            Ok(ended) => ended,
+            Err(error) => return Ending::because(State::Failed, format!("step {step}: {error}")),
+        };
+        time = time.saturating_sub(began.elapsed());
+        let (exit, interrupted) = (ended.exit, ended.interrupted);
+        if ledger.ended(step, argv, ended).await.is_err() {
+            return Ending::Left;
+        }
+        if interrupted {
+            return Ending::because(State::Interrupted, format!("the worker stopped during step {step}"));
+        }
+        match exit {
+            Exit::Code(0) => {}
+            Exit::TimedOut => return Ending::because(State::TimedOut, format!("step {step}: {exit}")),
+            Exit::Code(_) | Exit::Signal(_) => {
+                return Ending::because(State::Failed, format!("step {step}: {exit}"));
+            }
+        }
+    }
+    Ending::Final { state: State::Succeeded, reason: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Writes down what it is told; refuses what comes after `refuse_from` entries.
+    struct Notes {
+        entries: Mutex<Vec<String>>,
+        refuse_from: usize,
+    }
+
+    impl Notes {
+        fn new(refuse_from: usize) -> Self {
+            Self { entries: Mutex::default(), refuse_from }
+        }
+
+        fn write(&self, entry: String) -> Result<(), GivenUp> {
+            let mut entries = self.entries.lock().unwrap();
+            if entries.len() >= self.refuse_from {
+                return Err(GivenUp);
+            }
+            entries.push(entry);
+            Ok(())
+        }
+
+        fn entries(&self) -> Vec<String> {
+            self.entries.lock().unwrap().clone()
+        }
+    }
+
+    impl Ledger for Notes {
+        async fn starting(&self, step: usize, _: &Argv) -> Result<(), GivenUp> {
+            self.write(format!("starting {step}"))
+        }
+
+        async fn ended(&self, step: usize, _: &Argv, ended: Ended) -> Result<(), GivenUp> {
+            self.write(format!("ended {step}: {}, {}+{}", ended.exit, ended.output.len(), ended.dropped))
+        }
+    }
+
+    fn plan(steps: &[&[&str]]) -> Plan {
+        let argv = |step: &&[&str]| {
+            Argv::new(step[0], step[1..].iter().map(|&argument| argument.to_owned()).collect()).unwrap()
+        };
+        let (directory, env) = ("/".into(), BTreeMap::new());
+        Plan {
+            steps: steps.iter().map(argv).collect(),
+            conditions: Conditions { nice: 0, may_gain_privileges: false, directory, env },
+            timeout: Duration::from_secs(60),
+            stop_grace: Duration::from_secs(5),
+            output_limit: 100,
+        }
+    }
+
+    async fn run(plan: &Plan, notes: &Notes) -> Ending {
+        execute(plan, notes, &CancellationToken::new()).await
+    }
+
+    fn state(ending: &Ending) -> Option<State> {
+        match ending {
+            Ending::Final { state, .. } => Some(*state),
+            Ending::Left => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn steps_run_in_order_and_share_one_limit() {
+        let notes = Notes::new(usize::MAX);
+        let flood = ["/usr/bin/head", "-c", "70", "/dev/zero"];
+        let ending = run(&plan(&[&flood, &flood]), &notes).await;
+        assert_eq!(ending, Ending::Final { state: State::Succeeded, reason: None });
+        let expected =
+            ["starting 1", "ended 1: exit code 0, 70+0", "starting 2", "ended 2: exit code 0, 30+40"];
+        assert_eq!(notes.entries(), expected);
+    }
+
+    #[tokio::test]
+    async fn the_first_failure_ends_the_job() {
+        let notes = Notes::new(usize::MAX);
+        let ending = run(&plan(&[&["/usr/bin/true"], &["/usr/bin/false"], &["/usr/bin/true"]]), &notes).await;
+        assert_eq!(ending, Ending::because(State::Failed, "step 2: exit code 1"));
+        assert_eq!(notes.entries().len(), 4);
+    }
+
+    #[tokio::test]
+    async fn the_time_limit_is_the_whole_runs() {
+        let notes = Notes::new(usize::MAX);
+        let mut plan = plan(&[&["/usr/bin/sleep", "0.2"], &["/usr/bin/sleep", "60"], &["/usr/bin/true"]]);
+        plan.timeout = Duration::from_millis(500);
+        let began = Instant::now();
+        assert_eq!(state(&run(&plan, &notes).await), Some(State::TimedOut));
+        assert!(began.elapsed() < Duration::from_secs(30));
+        assert_eq!(notes.entries().last().map(String::as_str), Some("ended 2: timed out, 0+0"));
+    }
+
+    #[tokio::test]
+    async fn nothing_starts_that_cannot_be_written_down() {
+        let directory = tempfile::tempdir().unwrap();
+        let mark = directory.path().join("mark");
+        let touch: [&str; 2] = ["/usr/bin/touch", mark.to_str().unwrap()];
+        assert_eq!(run(&plan(&[&touch]), &Notes::new(0)).await, Ending::Left);
+        assert!(!mark.exists());
+        assert_eq!(run(&plan(&[&["/usr/bin/true"], &touch]), &Notes::new(2)).await, Ending::Left);
+        assert!(!mark.exists());
+        assert_eq!(state(&run(&plan(&[&touch]), &Notes::new(2)).await), Some(State::Succeeded));
+        assert!(mark.exists());
+    }
+
+    #[tokio::test]
+    async fn a_missing_or_unsafe_program_of_any_step_refuses_the_job() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("program");
+        std::fs::write(&file, "#!/bin/true\n").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o777)).unwrap();
+        for program in ["/no/such/program", file.to_str().unwrap()] {
+            let notes = Notes::new(usize::MAX);
+            let ending = run(&plan(&[&["/usr/bin/true"], &[program]]), &notes).await;
+            assert_eq!(state(&ending), Some(State::Refused), "{ending:?}");
+            assert!(notes.entries().is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_vanishes_midway_is_a_failure() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("program");
+        std::fs::copy("/usr/bin/true", &file).unwrap();
+        let notes = Notes::new(usize::MAX);
+        let file = file.to_str().unwrap();
+        let ending = run(&plan(&[&["/usr/bin/rm", file], &[file]]), &notes).await;
+        assert_eq!(state(&ending), Some(State::Failed), "{ending:?}");
+        assert_eq!(notes.entries().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_step_that_cannot_start_fails_the_job() {
+        let mut plan = plan(&[&["/usr/bin/true"]]);
+        plan.conditions.directory = "/no/such/directory".into();
+        let ending = run(&plan, &Notes::new(usize::MAX)).await;
+        assert_eq!(state(&ending), Some(State::Failed), "{ending:?}");
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_stops_interrupts_the_run() {
+        let interrupt = CancellationToken::new();
+        interrupt.cancel();
+        let notes = Notes::new(usize::MAX);
+        let ending = execute(&plan(&[&["/usr/bin/true"]]), &notes, &interrupt).await;
+        assert_eq!(state(&ending), Some(State::Interrupted));
+        assert_eq!(notes.entries(), ["starting 1"]);
+    }
+}

@@ -1,0 +1,456 @@
+//! The one place that starts processes (invariant I3): an argv array and its conditions in, a process and its output out.
+//!
+//! Refuses command lines, search paths and shells: the child executes the program itself with `execve`, because the
+//! `execvp` of the C library hands a file that the kernel does not recognise to `/bin/sh`. Needs Linux 5.11.
+
+#![expect(unsafe_code, reason = "what a child does between fork and exec has no safe form")]
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, NulError, OsStr, c_char, c_int, c_uint};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
+use tokio::net::unix::pipe::Receiver;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::domain::argv::Argv;
+use crate::domain::job::Exit;
+
+/// What a child is given, and what it is denied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conditions {
+    /// How much nicer than this process it is, 0 to 19.
+    pub nice: i32,
+    /// Whether it may gain privileges (`su`, `sudo`); else `no_new_privs` is set.
+    pub may_gain_privileges: bool,
+    /// Its working directory.
+    pub directory: PathBuf,
+    /// Its whole environment.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Why nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum NotStarted {
+    /// A NUL byte would end a text early.
+    #[error("a NUL byte stands in the environment or the directory; remove it from the route's `[run]`")]
+    Nul(#[from] NulError),
+    /// The kernel knows no way to execute the file.
+    #[error("`{}` is neither a binary nor a script with a `#!` line; no shell is asked to guess", .0.display())]
+    NotExecutable(PathBuf),
+    /// The system refused.
+    #[error(
+        "`{}` did not start in `{}`: {error}; look whether program, interpreter and directory are there and allowed",
+        program.display(), directory.display()
+    )]
+    System {
+        /// What was to be started.
+        program: PathBuf,
+        /// Where.
+        directory: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// A process that runs, and what it writes.
+#[derive(Debug)]
+#[must_use = "a process that is dropped is killed"]
+pub struct Started {
+    /// The process, leader of its own session and group.
+    pub process: Process,
+    /// Standard output and standard error, in the order they were written.
+    pub output: Receiver,
+}
+
+/// The leader of a process group, not yet reaped: until then nobody else can have its number.
+#[derive(Debug)]
+pub struct Process {
+    leader: Leader,
+    news: tokio::signal::unix::Signal,
+}
+
+/// Kills and reaps what it names, unless that was reaped before.
+#[derive(Debug)]
+struct Leader {
+    pid: Pid,
+    reaped: bool,
+}
+
+/// Starts `argv` under `conditions`, on a thread that serves no requests.
+///
+/// # Errors
+/// When the program could not be executed as asked; then nothing runs.
+pub async fn start(argv: &Argv, conditions: &Conditions) -> Result<Started, NotStarted> {
+    let image = Image::new(argv, conditions)?;
+    let started = tokio::task::spawn_blocking(move || launch(image)).await;
+    started.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error| {
+        if error.raw_os_error() == Some(libc::ENOEXEC) {
+            return NotStarted::NotExecutable(argv.program().to_owned());
+        }
+        let (program, directory) = (argv.program().to_owned(), conditions.directory.clone());
+        NotStarted::System { program, directory, error }
+    })
+}
+
+fn launch(image: Image) -> io::Result<Started> {
+    let (reader, writer) = io::pipe()?;
+    let output = Receiver::from_owned_fd(OwnedFd::from(reader))?;
+    let news = signal(SignalKind::child())?;
+    let leader = fork(image, writer.try_clone()?, writer)?;
+    Ok(Started { process: Process { leader, news }, output })
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that starts processes (invariant I3)")]
+fn fork(image: Image, stdout: io::PipeWriter, stderr: io::PipeWriter) -> io::Result<Leader> {
+    // Descriptors 0, 1 and 2 are all that std arranges; arguments and environment go to `execve` as they stand.
+    let mut command = Command::new(OsStr::from_bytes(image.program.to_bytes()));
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+    // SAFETY: the closure runs in the forked child, where only async-signal-safe functions may be called. It makes plain
+    // system calls on memory that was prepared before the fork; it neither allocates, locks nor panics.
+    let command = unsafe { command.pre_exec(move || Err(image.execute())) };
+    let child = command.spawn()?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::other("the child has no process number"))?;
+    Ok(Leader { pid, reaped: false })
+}
+
+/// All that the child needs, laid out before the fork.
+struct Image {
+    program: CString,
+    arguments: Texts,
+    environment: Texts,
+    directory: CString,
+    nice: i32,
+    nice_text: String,
+    may_gain_privileges: bool,
+}
+
+impl Image {
+    fn new(argv: &Argv, conditions: &Conditions) -> Result<Self, NulError> {
+        let environment = conditions.env.iter().map(|(name, value)| format!("{name}={value}"));
+        Ok(Self {
+            program: CString::new(argv.program().as_os_str().as_bytes())?,
+            arguments: Texts::new(argv.to_list())?,
+            environment: Texts::new(environment)?,
+            directory: CString::new(conditions.directory.as_os_str().as_bytes())?,
+            nice: conditions.nice,
+            nice_text: conditions.nice.to_string(),
+            may_gain_privileges: conditions.may_gain_privileges,
+        })
+    }
+
+    /// In the child: restrains this process and becomes the program. Returns only when that failed.
+    fn execute(&self) -> io::Error {
+        match self.restrain() {
+            Ok(()) => execve(&self.program, &self.arguments, &self.environment),
+            Err(error) => error,
+        }
+    }
+
+    /// The order matters: whatever is taken away stays away from all that follows.
+    fn restrain(&self) -> io::Result<()> {
+        default_signals();
+        rustix::process::setsid()?;
+        rustix::process::nice(self.nice)?;
+        self.nice_the_session();
+        if !self.may_gain_privileges {
+            rustix::thread::set_no_new_privs(true)?;
+        }
+        close_descriptors_on_exec()?;
+        rustix::process::umask(Mode::RWXG | Mode::RWXO);
+        Ok(rustix::process::chdir(self.directory.as_c_str())?)
+    }
+
+    /// Where the kernel schedules sessions as groups, a process's own niceness counts only inside its session. Best
+    /// effort: not every kernel has such groups, and without privileges it takes only ten such changes a second.
+    fn nice_the_session(&self) {
+        if let Ok(file) = rustix::fs::open(AUTOGROUP, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+            let _ = rustix::io::write(&file, self.nice_text.as_bytes());
+        }
+    }
+}
+
+/// See sched(7), "The autogroup feature".
+const AUTOGROUP: &CStr = c"/proc/self/autogroup";
+
+/// Texts as `execve` takes them: pointers, and a null pointer at the end.
+struct Texts {
+    pointers: Vec<*const c_char>,
+    _owners: Vec<CString>,
+}
+
+// SAFETY: the pointers lead into the strings of the same value, which nobody changes as long as it lives.
+unsafe impl Send for Texts {}
+// SAFETY: as above; shared access only reads.
+unsafe impl Sync for Texts {}
+
+impl Texts {
+    fn new(texts: impl IntoIterator<Item = String>) -> Result<Self, NulError> {
+        let owners = texts.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
+        let pointers = owners.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
+        Ok(Self { pointers, _owners: owners })
+    }
+}
+
+fn execve(program: &CStr, arguments: &Texts, environment: &Texts) -> io::Error {
+    // SAFETY: the path ends with NUL, both arrays end with a null pointer, and all of it outlives the call.
+    unsafe { libc::execve(program.as_ptr(), arguments.pointers.as_ptr(), environment.pointers.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Ignored signals would stay ignored across `execve`; std has already unblocked all.
+fn default_signals() {
+    for signal in 1..=LAST_SIGNAL {
+        // SAFETY: `signal` is async-signal-safe; the numbers that cannot be set (KILL, STOP, libc's own) are refused.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// The last real-time signal, see signal(7).
+const LAST_SIGNAL: c_int = 64;
+
+/// Marked instead of closed: std reports a failed start through a descriptor of its own.
+fn close_descriptors_on_exec() -> io::Result<()> {
+    const MARK: c_int = libc::CLOSE_RANGE_CLOEXEC as c_int;
+    // SAFETY: a plain system call that touches no memory of ours.
+    match unsafe { libc::close_range(3, c_uint::MAX, MARK) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+impl Process {
+    /// Waits until the process has ended; it stays unreaped. May be dropped and called again.
+    pub async fn ended(&mut self) {
+        while self.leader.runs() {
+            // SIGCHLD tells of any child; the listener is older than this one, so that its own is not missed.
+            if self.news.recv().await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Sends a signal to the process and all of its group.
+    pub fn signal_group(&self, signal: Signal) {
+        self.leader.signal_group(signal);
+    }
+
+    /// Takes the exit of a process that has ended; before that, it blocks.
+    #[must_use]
+    pub fn reap(mut self) -> Exit {
+        self.leader.reap()
+    }
+}
+
+impl Leader {
+    fn runs(&self) -> bool {
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        matches!(rustix::process::waitid(WaitId::Pid(self.pid), look), Ok(None))
+    }
+
+    fn signal_group(&self, signal: Signal) {
+        // It fails only when nobody is left to hear it: the group's number stays ours until the leader is reaped.
+        let _ = rustix::process::kill_process_group(self.pid, signal);
+    }
+
+    fn reap(&mut self) -> Exit {
+        let waited =
+            rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(self.pid), WaitOptions::empty()));
+        self.reaped = true;
+        let status =
+            waited.ok().flatten().map(|(_, status)| (status.exit_status(), status.terminating_signal()));
+        match status.unwrap_or_default() {
+            (Some(code), _) => Exit::Code(code),
+            (None, Some(signal)) => Exit::Signal(signal),
+            // Only if something else reaped it; what is not known is no success.
+            (None, None) => Exit::Signal(libc::SIGKILL),
+        }
+    }
+}
+
+/// A run whose task vanished (a panic, the end of the runtime) leaves no process behind.
+impl Drop for Leader {
+    fn drop(&mut self) {
+        if self.reaped {
+            return;
+        }
+        self.signal_group(Signal::KILL);
+        let mut leader = Self { pid: self.pid, reaped: true };
+        // Reaping may take a moment that the dropping thread does not have; without a thread, a zombie remains.
+        let reaper = std::thread::Builder::new().name("reaper".into());
+        let _ = reaper.spawn(move || leader.reap());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    fn conditions() -> Conditions {
+        let directory = PathBuf::from("/");
+        Conditions { nice: 5, may_gain_privileges: false, directory, env: BTreeMap::new() }
+    }
+
+    fn argv(program: &str, arguments: &[&str]) -> Argv {
+        Argv::new(program, arguments.iter().map(|&argument| argument.to_owned()).collect()).unwrap()
+    }
+
+    async fn run_with(conditions: &Conditions, program: &str, arguments: &[&str]) -> (Exit, String) {
+        let Started { mut process, mut output } =
+            start(&argv(program, arguments), conditions).await.expect("it starts");
+        let mut text = String::new();
+        output.read_to_string(&mut text).await.unwrap();
+        process.ended().await;
+        (process.reap(), text)
+    }
+
+    async fn run(program: &str, arguments: &[&str]) -> String {
+        let (exit, text) = run_with(&conditions(), program, arguments).await;
+        assert_eq!(exit, Exit::Code(0), "{text}");
+        text
+    }
+
+    /// The value of a line of `/proc/self/status`.
+    fn field<'a>(status: &'a str, name: &str) -> &'a str {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.strip_prefix(':')).expect("a field of status").trim()
+    }
+
+    /// An executable file. A child writes it, for no other test's child may hold it open for writing when it is run.
+    async fn file(directory: &Path, text: &str) -> String {
+        let (source, target) = (directory.join("source"), directory.join("program"));
+        std::fs::write(&source, text).unwrap();
+        let (source, target) = (source.to_str().unwrap(), target.to_str().unwrap());
+        run("/usr/bin/install", &["-m", "0755", source, target]).await;
+        target.to_owned()
+    }
+
+    #[tokio::test]
+    async fn i3_arguments_arrive_byte_for_byte() {
+        let hostile = "a b;$(id) `id` *\n'\"\\";
+        assert_eq!(run("/usr/bin/printf", &["%s|", hostile, "", "-n"]).await, format!("{hostile}||-n|"));
+    }
+
+    #[tokio::test]
+    async fn i3_no_shell_is_asked_about_a_file_without_an_interpreter() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = file(directory.path(), "echo a shell ran this\n").await;
+        let refused = start(&argv(&program, &[]), &conditions()).await;
+        assert!(matches!(refused, Err(NotStarted::NotExecutable(_))), "{refused:?}");
+        let program = file(directory.path(), "#!/bin/sh\necho \"$0 $1\"\n").await;
+        assert_eq!(run(&program, &["x"]).await, format!("{program} x\n"));
+    }
+
+    #[tokio::test]
+    async fn the_environment_is_exactly_what_is_declared() {
+        assert_eq!(run("/usr/bin/env", &[]).await, "");
+        let env = BTreeMap::from([("LANG".into(), "C=x y".into()), ("PATH".into(), String::new())]);
+        let (_, text) = run_with(&Conditions { env, ..conditions() }, "/usr/bin/env", &[]).await;
+        assert_eq!(text, "LANG=C=x y\nPATH=\n");
+    }
+
+    #[tokio::test]
+    async fn only_three_descriptors_are_open() {
+        let leak = std::fs::File::open("/etc/passwd").unwrap();
+        let leak = rustix::io::dup(&leak).unwrap();
+        assert!(!rustix::io::fcntl_getfd(&leak).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        // 3 is the directory that `ls` itself reads.
+        assert_eq!(run("/usr/bin/ls", &["-1", "/proc/self/fd"]).await, "0\n1\n2\n3\n");
+        assert_eq!(run("/usr/bin/readlink", &["/proc/self/fd/0"]).await, "/dev/null\n");
+    }
+
+    #[tokio::test]
+    async fn directory_and_umask_are_set() {
+        let directory = tempfile::tempdir().unwrap();
+        let real = directory.path().canonicalize().unwrap();
+        let inside = Conditions { directory: real.clone(), ..conditions() };
+        let (_, text) = run_with(&inside, "/usr/bin/pwd", &["-P"]).await;
+        assert_eq!(text.trim_end(), real.to_str().unwrap());
+        let status = run("/usr/bin/cat", &["/proc/self/status"]).await;
+        assert_eq!(field(&status, "Umask"), "0077");
+    }
+
+    #[tokio::test]
+    async fn it_leads_a_session_and_a_group_and_is_nicer() {
+        let ours = rustix::process::getpriority_process(None).unwrap();
+        let stat = run("/usr/bin/cat", &["/proc/self/stat"]).await;
+        // proc_pid_stat(5), counted from 1: pid, pgrp, session, tty_nr, nice; the command's name holds no blank here.
+        let fields: Vec<&str> = stat.split_whitespace().collect();
+        assert_eq!([fields[0], fields[0]], [fields[4], fields[5]], "{stat}");
+        assert_eq!(fields[6], "0", "a terminal: {stat}");
+        assert_eq!(fields[18], (ours + 5).min(19).to_string(), "{stat}");
+    }
+
+    #[tokio::test]
+    async fn a_session_that_is_scheduled_as_a_group_is_nicer() {
+        if Path::new("/proc/self/autogroup").exists() && rustix::process::geteuid().is_root() {
+            let group = run("/usr/bin/cat", &["/proc/self/autogroup"]).await;
+            assert!(group.ends_with(" nice 5\n"), "{group}");
+        }
+    }
+
+    #[tokio::test]
+    async fn privileges_cannot_be_gained_unless_the_route_says_so() {
+        let status = run("/usr/bin/cat", &["/proc/self/status"]).await;
+        assert_eq!(field(&status, "NoNewPrivs"), "1");
+        let may = Conditions { may_gain_privileges: true, ..conditions() };
+        let (_, status) = run_with(&may, "/usr/bin/cat", &["/proc/self/status"]).await;
+        let ours = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert_eq!(field(&status, "NoNewPrivs"), field(&ours, "NoNewPrivs"));
+    }
+
+    #[tokio::test]
+    async fn no_signal_is_ignored_or_blocked() {
+        let ours = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert_ne!(field(&ours, "SigIgn"), "0000000000000000", "Rust programs ignore SIGPIPE");
+        let status = run("/usr/bin/cat", &["/proc/self/status"]).await;
+        for name in ["SigBlk", "SigIgn", "SigCgt"] {
+            let mask = u64::from_str_radix(field(&status, name), 16).unwrap();
+            // 32 and 33 are the C library's own: it lets nobody set them.
+            assert_eq!(mask & !(0b11 << 31), 0, "{name}: {mask:x}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_start_is_an_error() {
+        let absent = start(&argv("/no/such/program", &[]), &conditions()).await;
+        assert!(
+            matches!(&absent, Err(NotStarted::System { error, .. }) if error.kind() == io::ErrorKind::NotFound)
+        );
+        let elsewhere = Conditions { directory: "/no/such/directory".into(), ..conditions() };
+        assert!(start(&argv("/usr/bin/true", &[]), &elsewhere).await.is_err());
+        let nul = Conditions { env: BTreeMap::from([("A".into(), "\0".into())]), ..conditions() };
+        assert!(matches!(start(&argv("/usr/bin/true", &[]), &nul).await, Err(NotStarted::Nul(_))));
+    }
+
+    #[tokio::test]
+    async fn exits_are_codes_or_signals() {
+        assert_eq!(run_with(&conditions(), "/usr/bin/false", &[]).await.0, Exit::Code(1));
+        let Started { mut process, output } =
+            start(&argv("/usr/bin/sleep", &["60"]), &conditions()).await.unwrap();
+        process.signal_group(Signal::TERM);
+        process.ended().await;
+        assert_eq!(process.reap(), Exit::Signal(15));
+        drop(output);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_process_is_killed() {
+        let Started { process, mut output } =
+            start(&argv("/usr/bin/sleep", &["60"]), &conditions()).await.unwrap();
+        drop(process);
+        // The end of the pipe is the end of its only writer.
+        assert_eq!(output.read(&mut [0; 1]).await.unwrap(), 0);
+    }
+}

@@ -1,0 +1,439 @@
+//! The loop that claims jobs and sees each one through to a final state.
+//!
+//! Trusts no claim: a job is asked about at this process's own policy again before it starts. Nothing starts that is not
+//! on record, nothing is forgotten because a disk is full, and a job that fails inside takes nobody with it.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
+
+use super::agreement::{Asked, agree};
+use super::persist::{GivenUp, Pauses, until_written};
+use super::run::{self, Ending, Ledger, Plan};
+use super::step::Ended;
+use crate::audit::{Record, Recorder};
+use crate::clock::Clock;
+use crate::domain::argv::Argv;
+use crate::domain::job::{JobId, State};
+use crate::domain::name::RouteName;
+use crate::policy::Policy;
+use crate::queue::sqlite::{Claim, StepRecord, Store};
+
+/// Runs jobs, `limits.running` at once.
+pub struct Worker {
+    /// Where jobs are claimed and finished.
+    pub store: Store,
+    /// What jobs may ask for.
+    pub policy: Arc<Policy>,
+    /// Where starts and ends are written down.
+    pub recorder: Recorder,
+    /// What durations in the log are measured with.
+    pub clock: Clock,
+    /// How long running commands may go on after the worker was told to stop.
+    pub drain: Duration,
+}
+
+/// The two ends of a worker: no more claims, and later no more patience with what runs.
+#[derive(Clone)]
+struct Stops {
+    claims: CancellationToken,
+    runs: CancellationToken,
+}
+
+/// Why no job was claimed.
+enum Pause {
+    Full,
+    Idle,
+    Unavailable,
+}
+
+impl Worker {
+    /// Works until `stop` is cancelled, then drains: what runs may end by itself for as long as `drain`, then it is
+    /// terminated. What is queued, or claimed but not started, stays for the next worker.
+    pub async fn work(self, stop: CancellationToken) {
+        let worker = Arc::new(self);
+        let stops = Stops { claims: stop, runs: CancellationToken::new() };
+        let mut runs = JoinSet::new();
+        let mut pauses = Pauses::default();
+        while !stops.claims.is_cancelled() {
+            let mut news = pin!(worker.store.available());
+            // Listening begins before asking, so that a job submitted in between is not slept over.
+            let heard = poll_fn(|context| Poll::Ready(news.as_mut().poll(context).is_ready())).await;
+            let pause = worker.fill(&mut runs, &stops).await;
+            if !matches!(pause, Pause::Unavailable) {
+                pauses = Pauses::default();
+            }
+            match pause {
+                Pause::Full => tokio::select! {
+                    () = stops.claims.cancelled() => {}
+                    Some(_) = runs.join_next() => {}
+                },
+                Pause::Idle if heard => {}
+                Pause::Idle => tokio::select! {
+                    () = stops.claims.cancelled() => {}
+                    () = news => {}
+                },
+                Pause::Unavailable => tokio::select! {
+                    () = stops.claims.cancelled() => {}
+                    () = tokio::time::sleep(pauses.next()) => {}
+                },
+            }
+        }
+        drain(runs, &stops.runs, worker.drain).await;
+    }
+
+    /// Claims jobs until there is no room or none to claim.
+    async fn fill(self: &Arc<Self>, runs: &mut JoinSet<()>, stops: &Stops) -> Pause {
+        loop {
+            while runs.try_join_next().is_some() {}
+            if runs.len() >= self.policy.limits.running.get() {
+                return Pause::Full;
+            }
+            if stops.claims.is_cancelled() {
+                return Pause::Idle;
+            }
+            match self.store.claim().await {
+                Ok(Some(claim)) => {
+                    let (job, route, identity) = (claim.job, &claim.route, &claim.identity);
+                    let source = claim.proofs.source;
+                    let span = tracing::info_span!("job", %job, %route, %identity, %source);
+                    runs.spawn(Arc::clone(self).see_through(claim, stops.clone()).instrument(span));
+                }
+                Ok(None) => return Pause::Idle,
+                Err(error) => {
+                    tracing::warn!(%error, "no job can be claimed; it is tried again");
+                    return Pause::Unavailable;
+                }
+            }
+        }
+    }
+
+    /// Runs one job and writes down how it ended.
+    async fn see_through(self: Arc<Self>, claim: Claim, stops: Stops) {
+        let (job, route) = (claim.job, claim.route.clone());
+        let began = self.clock.monotonic();
+        let ending = contained(Arc::clone(&self).run(claim, stops.clone())).await;
+        let seconds = self.clock.monotonic().saturating_sub(began).as_secs_f64();
+        let written = match ending {
+            Ending::Final { state, reason } => {
+                tracing::info!(%state, reason, seconds, "the job has ended");
+                self.finish(job, route, state, reason, &stops).await
+            }
+            Ending::Left => Err(GivenUp),
+        };
+        if written.is_err() {
+            tracing::warn!("the job is left as it is; the next start of a worker takes it up");
+        }
+    }
+
+    async fn run(self: Arc<Self>, claim: Claim, stops: Stops) -> Ending {
+        let Claim { route, identity, proofs, parameters, .. } = &claim;
+        let agreed = match agree(&self.policy, Asked { route, identity, proofs, parameters }) {
+            Ok(agreed) => agreed,
+            Err(disagreement) => return Ending::because(State::Refused, disagreement.to_string()),
+        };
+        let plan = Plan::new(&agreed.route.run, agreed.steps);
+        let ledger = JobLedger { worker: &self, job: claim.job, route, stops: &stops };
+        match run::execute(&plan, &ledger, &stops.runs).await {
+            // Stopping in good order must not cost what a crash would not: it runs again, as after one.
+            Ending::Final { state: State::Interrupted, .. } if agreed.terms.idempotent => Ending::Left,
+            ending @ (Ending::Final { .. } | Ending::Left) => ending,
+        }
+    }
+
+    async fn finish(
+        &self,
+        job: JobId,
+        route: RouteName,
+        state: State,
+        reason: Option<String>,
+        stops: &Stops,
+    ) -> Result<(), GivenUp> {
+        let record = Record::Finished { job, route, state, reason };
+        until_written("the end of a job", &stops.runs, || self.recorder.durable(record.clone())).await?;
+        until_written("a job's state", &stops.runs, || self.store.finish(job, state)).await
+    }
+}
+
+/// What the steps of one job are written down in: the audit log, and the job itself.
+struct JobLedger<'a> {
+    worker: &'a Worker,
+    job: JobId,
+    route: &'a RouteName,
+    stops: &'a Stops,
+}
+
+impl Ledger for JobLedger<'_> {
+    /// The first start is durable in the audit log, then in the queue. Should the worker die in between, the job is still
+    /// only claimed, and is run rather than lost.
+    async fn starting(&self, step: usize, argv: &Argv) -> Result<(), GivenUp> {
+        let Worker { store, recorder, .. } = self.worker;
+        if step == 1 && self.stops.claims.is_cancelled() {
+            return Err(GivenUp);
+        }
+        let ending = if step == 1 { &self.stops.claims } else { &self.stops.runs };
+        let (job, route) = (self.job, self.route.clone());
+        let record = Record::Started { job, route, step, argv: argv.to_list() };
+        until_written("the start of a step", ending, || recorder.durable(record.clone())).await?;
+        if step == 1 {
+            until_written("the start of a job", ending, || store.start(job)).await?;
+        }
+        tracing::info!(step, argv = ?argv.to_list(), "the step starts");
+        Ok(())
+    }
+
+    async fn ended(&self, step: usize, argv: &Argv, ended: Ended) -> Result<(), GivenUp> {
+        let Worker { store, recorder, .. } = self.worker;
+        let Ended { exit, output, dropped, .. } = ended;
+        tracing::info!(step, %exit, kept = output.len(), dropped, "the step has ended");
+        let (job, route) = (self.job, self.route.clone());
+        let record = Record::Ended { job, route, step, exit };
+        let ending = &self.stops.runs;
+        until_written("the end of a step", ending, || recorder.durable(record.clone())).await?;
+        until_written("a step's output", ending, || {
+            let step_record = StepRecord { argv: argv.to_list(), exit, output: output.clone(), dropped };
+            store.record_step(job, step, step_record)
+        })
+        .await
+    }
+}
+
+/// Runs a job on a task of its own: a panic there is the failure of that job and of nothing else.
+async fn contained(run: impl Future<Output = Ending> + Send + 'static) -> Ending {
+    let task = AbortOnDropHandle::new(tokio::spawn(run.in_current_span()));
+    task.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "an internal error ended a run; please report it");
+        Ending::because(State::Failed, "an internal error ended the run; the log says more")
+    })
+}
+
+/// Lets `runs` end by themselves for as long as `limit`, then cancels `patience` and waits for what that ends.
+async fn drain(mut runs: JoinSet<()>, patience: &CancellationToken, limit: Duration) {
+    let all_ended = async { while runs.join_next().await.is_some() {} };
+    if tokio::time::timeout(limit, all_ended).await.is_err() {
+        tracing::warn!(runs = runs.len(), "commands still run; they are terminated");
+        patience.cancel();
+        while runs.join_next().await.is_some() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::task::JoinHandle;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::domain::identity::Identity;
+    use crate::domain::job::JobView;
+    use crate::domain::submission::{Message, Submission};
+    use crate::executor::agreement::tests::{greeting, jenkins, named, proofs};
+    use crate::executor::intake::LocalIntake;
+    use crate::queue::sqlite::{OpenError, Settings};
+    use crate::queue::{Intake, SubmitError};
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// All that a worker stands on, in a directory of its own.
+    struct Place {
+        directory: tempfile::TempDir,
+        policy: Arc<Policy>,
+        store: Store,
+        recorder: Recorder,
+        stop: CancellationToken,
+    }
+
+    impl Place {
+        /// `run` is the route's `[run]`; `{here}` in it is the directory.
+        fn new(run: &str) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let here = directory.path().to_str().unwrap();
+            let policy = Arc::new(greeting(directory.path(), &run.replace("{here}", here)));
+            let store = open(&policy.queue.file);
+            let rate = policy.limits.refusals_logged;
+            let recorder =
+                Recorder::open(&policy.audit.file, (rate.limit, rate.period), Clock::system()).unwrap();
+            Self { directory, policy, store, recorder, stop: CancellationToken::new() }
+        }
+
+        fn file(&self, name: &str) -> std::path::PathBuf {
+            self.directory.path().join(name)
+        }
+
+        fn audit(&self) -> String {
+            std::fs::read_to_string(&self.policy.audit.file).unwrap()
+        }
+
+        fn intake(&self) -> LocalIntake {
+            LocalIntake::new(self.store.clone(), Arc::clone(&self.policy))
+        }
+
+        async fn submit(&self) -> JobId {
+            self.intake().submit(submission("world")).await.unwrap().job
+        }
+
+        fn work(&self, drain: Duration) -> JoinHandle<()> {
+            let (store, policy) = (self.store.clone(), Arc::clone(&self.policy));
+            let (recorder, clock) = (self.recorder.clone(), Clock::system());
+            tokio::spawn(Worker { store, policy, recorder, clock, drain }.work(self.stop.clone()))
+        }
+
+        async fn ended(&self, job: JobId) -> JobView {
+            let view = self.store.await_end(job, LONG).await.unwrap().unwrap().view;
+            assert!(view.state.is_final(), "{view:?}");
+            view
+        }
+
+        async fn stop(&self, worker: JoinHandle<()>) {
+            self.stop.cancel();
+            timeout(LONG, worker).await.expect("the worker drains").expect("the worker does not panic");
+        }
+
+        /// Waits until the job's command has made the file `mark`.
+        async fn marked(&self) {
+            let there = async {
+                while !self.file("mark").exists() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(LONG, there).await.expect("the command runs");
+        }
+    }
+
+    /// Between its fork and its exec, a child of another test holds a copy of the lock of a store that was closed.
+    fn open(file: &Path) -> Store {
+        loop {
+            match Store::open(file, Settings { keep: LONG, jobs: 10 }, Clock::system()) {
+                Ok((store, _)) => return store,
+                Err(OpenError::Held(_)) => std::thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn submission(name: &str) -> Submission {
+        Submission {
+            route: RouteName::parse("greet").unwrap(),
+            parameters: named(name),
+            identity: jenkins(),
+            proofs: proofs(),
+            message: Message::Anonymous,
+            at: Clock::system().now(),
+        }
+    }
+
+    const TOUCH: &str = "steps = [[\"/usr/bin/touch\", \"{here}/mark\"]]";
+    /// Two steps: the first says that the run has begun, the second outlasts the test.
+    const LAST: &str = "steps = [[\"/usr/bin/touch\", \"{here}/mark\"], [\"/usr/bin/sleep\", \"60\"]]";
+
+    #[tokio::test]
+    async fn a_job_runs_and_all_of_it_is_on_record() {
+        let place = Place::new("steps = [[\"/usr/bin/echo\", \"hello {name}\"]]");
+        let worker = place.work(LONG);
+        let view = place.ended(place.submit().await).await;
+        assert_eq!((view.state, view.steps[0].output.as_str()), (State::Succeeded, "hello world\n"));
+        place.stop(worker).await;
+        let audit = place.audit();
+        let at = |kind: &str| audit.find(&format!("\"{kind}\"")).unwrap_or_else(|| panic!("{kind}: {audit}"));
+        assert!(at("started") < at("ended") && at("ended") < at("finished"), "{audit}");
+    }
+
+    #[tokio::test]
+    async fn i4_a_queue_cannot_ask_for_what_the_policy_does_not_offer() {
+        let place = Place::new(TOUCH);
+        let terms = crate::domain::submission::Terms {
+            lock: "any".into(),
+            concurrency: std::num::NonZeroU32::MIN,
+            expires: LONG,
+            idempotent: true,
+        };
+        let worker = place.work(LONG);
+        let stranger = Identity::Certname("stranger".into());
+        for forged in [
+            submission("NOT;ACCEPTED"),
+            Submission { identity: stranger, ..submission("world") },
+            Submission { route: RouteName::parse("other").unwrap(), ..submission("world") },
+        ] {
+            let job = place.store.submit(&forged, &terms).await.unwrap().job;
+            assert_eq!(place.ended(job).await.state, State::Refused, "{forged:?}");
+            let refused = place.intake().submit(forged).await;
+            assert!(matches!(refused, Err(SubmitError::Disagrees(_))), "{refused:?}");
+        }
+        place.stop(worker).await;
+        assert!(!place.file("mark").exists());
+        assert!(!place.audit().contains("\"started\""));
+    }
+
+    #[tokio::test]
+    async fn nothing_starts_while_the_audit_log_cannot_be_written() {
+        let place = Place::new(TOUCH);
+        place.recorder.clone().close().await;
+        let job = place.submit().await;
+        let worker = place.work(LONG);
+        place.stop(worker).await;
+        assert!(!place.file("mark").exists());
+        assert_eq!(place.store.find(job).await.unwrap().unwrap().view.state, State::Queued);
+    }
+
+    #[tokio::test]
+    async fn stopping_lets_a_command_end_by_itself() {
+        let place =
+            Place::new("steps = [[\"/usr/bin/touch\", \"{here}/mark\"], [\"/usr/bin/sleep\", \"0.3\"]]");
+        let worker = place.work(LONG);
+        let job = place.submit().await;
+        place.marked().await;
+        place.stop(worker).await;
+        assert_eq!(place.ended(job).await.state, State::Succeeded);
+        let waiting = place.submit().await;
+        assert_eq!(place.store.find(waiting).await.unwrap().unwrap().view.state, State::Queued);
+    }
+
+    #[tokio::test]
+    async fn stopping_terminates_what_outlasts_the_drain() {
+        let place = Place::new(LAST);
+        let worker = place.work(Duration::ZERO);
+        let job = place.submit().await;
+        place.marked().await;
+        place.stop(worker).await;
+        assert_eq!(place.ended(job).await.state, State::Interrupted);
+    }
+
+    #[tokio::test]
+    async fn stopping_costs_an_idempotent_job_no_more_than_a_crash() {
+        let place = Place::new(&format!("{LAST}\nidempotent = true"));
+        let worker = place.work(Duration::ZERO);
+        let job = place.submit().await;
+        place.marked().await;
+        place.stop(worker).await;
+        let Place { store, policy, .. } = place;
+        store.close().await;
+        let found = open(&policy.queue.file).find(job).await.unwrap().unwrap();
+        assert_eq!(found.view.state, State::Queued);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_the_failure_of_one_run() {
+        let ending = contained(async { panic!("on purpose") }).await;
+        assert!(matches!(ending, Ending::Final { state: State::Failed, reason: Some(_) }), "{ending:?}");
+        let fine = Ending::Final { state: State::Succeeded, reason: None };
+        assert_eq!(contained(std::future::ready(fine.clone())).await, fine);
+    }
+
+    #[tokio::test]
+    async fn draining_waits_first_and_then_cancels() {
+        let limit = Duration::from_secs(60);
+        let patience = CancellationToken::new();
+        drain(JoinSet::from_iter([std::future::ready(())]), &patience, limit).await;
+        assert!(!patience.is_cancelled());
+        drain(JoinSet::from_iter([patience.clone().cancelled_owned()]), &patience, Duration::ZERO).await;
+        assert!(patience.is_cancelled());
+    }
+}
