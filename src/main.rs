@@ -1,4 +1,8 @@
-//! The `bridgeward` command.
-//! Does nothing yet.
+//! The `bridgeward` command: hands over to [`bridgeward::cli`] and exits with what it says.
+//! Owns nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bridgeward::cli::main()
+}

@@ -1,0 +1,128 @@
+//! Wires the rooms together: what is started, with what, and in which order it is stopped.
+//!
+//! Every other room takes what it needs as values; only here is it known who calls whom. Nothing is decided here about
+//! a request or a job.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::{Record, Recorder};
+use crate::clock::Clock;
+use crate::domain::job::State;
+use crate::executor::intake::LocalIntake;
+use crate::executor::worker::Worker;
+use crate::queue::sqlite::{Recovered, Settings, Store};
+use crate::{audit, gate, listener, queue};
+
+pub mod generation;
+pub mod process;
+
+use generation::Generation;
+
+/// How long running commands, and the requests that wait for them, may take to finish after the gateway was told to stop.
+const COMMANDS_FINISH_WITHIN: Duration = Duration::from_secs(60);
+
+/// A running gateway: listener, gate, queue and worker.
+pub struct Gateway {
+    addresses: Vec<SocketAddr>,
+    stop: CancellationToken,
+    listener: JoinHandle<()>,
+    worker: JoinHandle<()>,
+    store: Store,
+    recorder: Recorder,
+}
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] listener::BindError),
+    /// The audit log cannot be used.
+    #[error(transparent)]
+    Audit(#[from] audit::OpenError),
+    /// The queue cannot be used.
+    #[error(transparent)]
+    Queue(#[from] queue::sqlite::OpenError),
+    /// What was found in the queue could not be put on record.
+    #[error(transparent)]
+    Record(#[from] audit::Unwritable),
+}
+
+impl Gateway {
+    /// Opens what the policy names, and starts to accept requests and to run jobs.
+    ///
+    /// # Errors
+    /// When an address, the audit log or the queue cannot be used; nothing is left running then.
+    pub async fn start(generation: Generation, clock: Clock) -> Result<Self, StartError> {
+        let Generation { policy, tls, trust, authorities } = generation;
+        let limits = &policy.limits;
+        // Before anything is opened: a second gateway by mistake is told about its port first.
+        let sockets = listener::bind(&policy.listen.addresses)?;
+        let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        let logged = (limits.refusals_logged.limit, limits.refusals_logged.period);
+        let recorder = Recorder::open(&policy.audit.file, logged, clock.clone())?;
+        let settings = Settings { keep: policy.queue.keep, jobs: limits.jobs };
+        let (store, recovered) = Store::open(&policy.queue.file, settings, clock.clone())?;
+        record_recovered(&recorder, recovered).await?;
+
+        let stop = CancellationToken::new();
+        let worker = Worker {
+            store: store.clone(),
+            policy: Arc::clone(&policy),
+            recorder: recorder.clone(),
+            clock: clock.clone(),
+            drain: COMMANDS_FINISH_WITHIN,
+        };
+        let worker = tokio::spawn(worker.work(stop.clone()));
+        let router = gate::router(gate::Parts {
+            policy: Arc::clone(&policy),
+            authorities,
+            trust,
+            intake: Arc::new(LocalIntake::new(store.clone(), Arc::clone(&policy))),
+            recorder: recorder.clone(),
+            clock: clock.clone(),
+        });
+        let connections =
+            listener::Limits { drain: COMMANDS_FINISH_WITHIN, ..listener::Limits::from(&policy.limits) };
+        let listener = tokio::spawn(listener::serve(sockets, tls, connections, clock, router, stop.clone()));
+        Ok(Self { addresses, stop, listener, worker, store, recorder })
+    }
+
+    /// Where the gateway listens.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Stops accepting, lets open requests and running commands finish (up to a limit), and leaves queued jobs queued.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        // Both at once: a sender may be waiting for a command that still runs.
+        let (listener, worker) = tokio::join!(self.listener, self.worker);
+        for ended in [listener, worker] {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a part of the gateway ended abnormally");
+            }
+        }
+        // Nobody submits or records any more.
+        self.store.close().await;
+        self.recorder.close().await;
+    }
+}
+
+/// Puts on record what a crash left behind.
+async fn record_recovered(recorder: &Recorder, recovered: Recovered) -> Result<(), audit::Unwritable> {
+    for (job, route) in recovered.requeued {
+        tracing::info!(%job, %route, "queued again: the last worker ended before it was done");
+    }
+    for (job, route) in recovered.interrupted {
+        let reason = Some("its worker died while it ran".to_owned());
+        recorder.durable(Record::Finished { job, route, state: State::Interrupted, reason }).await?;
+    }
+    Ok(())
+}

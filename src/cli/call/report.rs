@@ -1,0 +1,114 @@
+//! What `call` tells its user: the commands' output on one stream, all else on the other.
+//!
+//! Decides nothing. The wall says nothing about its reason, so this file names what can have been one.
+
+use std::fmt;
+use std::io::{Result, Write};
+
+use axum::http::{Method, StatusCode};
+use jiff::Timestamp;
+
+use super::super::client::Target;
+use super::answer::{Answer, Receipt};
+use crate::domain::job::JobView;
+use crate::domain::name::KeyName;
+
+/// Where things are told.
+pub(super) struct Report<O, E> {
+    /// The commands' output, and nothing else.
+    pub(super) out: O,
+    /// Everything else.
+    pub(super) err: E,
+}
+
+/// What was asked, as far as it can be the reason for a wall.
+pub(super) struct Asked<'a> {
+    pub(super) method: &'a Method,
+    pub(super) target: &'a Target,
+    pub(super) key: Option<&'a KeyName>,
+    pub(super) with_certificate: bool,
+    pub(super) at: Timestamp,
+}
+
+impl<O: Write, E: Write> Report<O, E> {
+    /// One line.
+    pub(super) fn note(&mut self, text: fmt::Arguments<'_>) -> Result<()> {
+        writeln!(self.err, "{text}")
+    }
+
+    /// What the gateway answered.
+    pub(super) fn answer(&mut self, answer: &Answer) -> Result<()> {
+        match answer {
+            Answer::Accepted(receipt) => {
+                let Receipt { job, state, .. } = receipt;
+                let note = match (receipt.duplicate, receipt.coalesced) {
+                    (true, _) => " (the gateway already had this message; nothing runs again)",
+                    (false, true) => " (joined an equal job that was waiting)",
+                    (false, false) => "",
+                };
+                writeln!(self.err, "202 accepted: job {job} is {state}{note}")
+            }
+            Answer::Job { .. } => Ok(()),
+            Answer::Ignored(reason) => writeln!(self.err, "200 ignored, nothing runs: {reason}"),
+            Answer::Wall => writeln!(self.err, "404 You shall not pass!"),
+            Answer::Problem(status, detail) => writeln!(self.err, "{status}: {detail}"),
+            Answer::Other(status, text) if status.is_success() || *status == StatusCode::NOT_FOUND => {
+                writeln!(self.err, "{status}, but not as a bridgeward says it; is this its URL? {text}")
+            }
+            Answer::Other(status, text) => writeln!(self.err, "{status}: {text}"),
+        }
+    }
+
+    /// What a wall can mean.
+    pub(super) fn wall(&mut self, asked: &Asked<'_>) -> Result<()> {
+        let Asked { method, target, at, .. } = asked;
+        let path = target.path_and_query.split('?').next().unwrap_or_default();
+        writeln!(
+            self.err,
+            "The gateway answers this to everything that it does not allow, and does not say which it was:\n\
+             - no route has the method {method} and the path {path}"
+        )?;
+        if let Some(key) = asked.key {
+            writeln!(
+                self.err,
+                "- no rule of that route allows the key `{key}` from this address\n\
+                 - the signature: another secret, a key that the policy does not know, this machine's clock\n  \
+                 ({at:.0}) outside the key's window, or a host (`{}`) that is none of `listen.authorities`",
+                target.authority
+            )?;
+        }
+        if asked.with_certificate {
+            writeln!(
+                self.err,
+                "- no rule of that route allows this client certificate from this address, or it was revoked"
+            )?;
+        }
+        if asked.key.is_none() && !asked.with_certificate {
+            writeln!(
+                self.err,
+                "- the request showed neither a signature (--key) nor a certificate (--cert)"
+            )?;
+        }
+        writeln!(
+            self.err,
+            "- the body is larger than the gateway's limit\n\
+             The gateway knows the reason: look for {at:.0} in its log and its audit log."
+        )
+    }
+
+    /// The steps after the first `shown`: their output, and how they ended.
+    pub(super) fn steps(&mut self, view: &JobView, shown: usize) -> Result<()> {
+        for (index, step) in view.steps.iter().enumerate().skip(shown) {
+            self.out.write_all(step.output.as_bytes())?;
+            self.out.flush()?;
+            let cut = if step.truncated { ", its output was longer than what is kept" } else { "" };
+            writeln!(self.err, "step {}: {}: {}{cut}", index + 1, step.argv.join(" "), step.exit)?;
+        }
+        Ok(())
+    }
+
+    /// How the job stands.
+    pub(super) fn state(&mut self, view: &JobView) -> Result<()> {
+        writeln!(self.err, "job {}: {}", view.job, view.state)
+    }
+}

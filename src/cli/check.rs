@@ -1,0 +1,42 @@
+//! `bridgeward check`: all errors and warnings of a policy, and of the certificates that it names.
+//!
+//! Starts nothing, and writes nothing but its findings.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::findings;
+use crate::app::generation::Generation;
+use crate::clock::Clock;
+
+/// Arguments of `check`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  bridgeward check --policy /etc/bridgeward && systemctl restart bridgeward"
+)]
+pub struct Args {
+    /// The policy's directory: gateway.toml and routes/<name>.toml
+    #[arg(long, value_name = "DIR")]
+    pub policy: PathBuf,
+}
+
+/// Prints the findings to standard error; 1 when one is an error.
+///
+/// # Errors
+/// When standard output or standard error cannot be written.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match Generation::prepare(&args.policy, &Clock::system()) {
+        Ok((generation, warnings)) => {
+            findings::show(&warnings)?;
+            let (routes, keys) = (generation.policy.routes.len(), generation.policy.keys.len());
+            let directory = args.policy.display();
+            writeln!(std::io::stdout(), "{directory}: valid; routes: {routes}, keys: {keys}")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(found) => {
+            findings::show(&found)?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}

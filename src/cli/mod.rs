@@ -1,0 +1,82 @@
+//! The command line: one file a subcommand, each from flags to an exit code.
+//!
+//! Exit codes: 0 done, 1 refused or failed, 2 usage. Results go to standard output, everything else to standard error.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub mod call;
+pub mod certs;
+pub mod check;
+pub mod client;
+pub mod demo;
+mod findings;
+pub mod log;
+pub mod request;
+pub mod serve;
+pub mod sign;
+
+/// A TLS-secured webhook gateway: a request that proves who it comes from, and that the policy allows, runs one
+/// declared command. Everything else gets the same 404.
+#[derive(Debug, Parser)]
+#[command(name = "bridgeward", version, propagate_version = true, after_help = AFTER_HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+First steps:
+  bridgeward demo                       see a signed POST, a mutual-TLS GET and the wall
+  bridgeward certs --out certs          certificates to try things out with
+  bridgeward check --policy policy      what is wrong with a policy, line by line
+  bridgeward serve --policy policy      the gateway itself
+
+Exit codes: 0 done, 1 refused or failed, 2 usage.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the whole idea with throwaway certificates, then serve until Ctrl-C
+    Demo(demo::Args),
+    /// Serve a policy: accept requests and run their commands
+    Serve(serve::Args),
+    /// Check a policy: all errors and warnings at once
+    Check(check::Args),
+    /// Send a request, signed or with a client certificate
+    Call(call::Args),
+    /// Print the headers that sign a request, for curl
+    Sign(sign::Args),
+    /// Make a development CA, server and client certificates and a CRL
+    Certs(certs::Args),
+}
+
+/// Runs the command that the process's arguments name.
+#[must_use]
+pub fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Serve(args) => serve::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Call(args) => call::run(&args),
+        Command::Sign(args) => sign::run(&args),
+        Command::Certs(args) => certs::run(&args).map(|()| ExitCode::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| {
+        // Nothing is left to tell when standard error is gone.
+        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Arguments::command().debug_assert();
+    }
+}

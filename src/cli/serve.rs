@@ -1,0 +1,81 @@
+//! `bridgeward serve`: the gateway, until SIGTERM or SIGINT.
+//!
+//! Only starts and stops; what is served is the policy's to say.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{findings, log};
+use crate::app::generation::Generation;
+use crate::app::{Gateway, process};
+use crate::clock::Clock;
+
+/// Arguments of `serve`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "SIGTERM or Ctrl-C stops accepting, lets open requests and running commands finish, and leaves \
+                        queued jobs queued.\n\nExample:\n  bridgeward serve --policy /etc/bridgeward"
+)]
+pub struct Args {
+    /// The policy's directory: gateway.toml and routes/<name>.toml
+    #[arg(long, value_name = "DIR")]
+    pub policy: PathBuf,
+    #[command(flatten)]
+    log: log::LogArgs,
+}
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// When the gateway cannot be started. A policy that is not valid is printed, and is exit code 1.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    process::harden().context("cannot protect this process's memory")?;
+    log::start(&args.log);
+    let clock = Clock::system();
+    let generation = match Generation::prepare(&args.policy, &clock) {
+        Ok((generation, warnings)) => {
+            findings::show(&warnings)?;
+            generation
+        }
+        Err(found) => {
+            findings::show(&found)?;
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    runtime()?.block_on(async {
+        // Before the first connection: a signal that comes early is not missed.
+        let stop = stop_signal()?;
+        let gateway = Gateway::start(generation, clock).await?;
+        for address in gateway.addresses() {
+            tracing::info!(%address, "listening");
+        }
+        let name = stop.await;
+        tracing::info!(
+            signal = name,
+            "stopping: open requests and running commands finish, queued jobs stay queued"
+        );
+        gateway.stop().await;
+        tracing::info!("stopped");
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// The runtime that the gateway runs on: one thread a core.
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")
+}
+
+/// Catches SIGTERM and SIGINT from now on; the future ends with the name of the first that comes.
+pub(super) fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}
