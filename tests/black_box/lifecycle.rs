@@ -1,0 +1,110 @@
+//! Starting and stopping: SIGTERM, ports in use, databases in use.
+
+use std::os::unix::fs::PermissionsExt;
+
+use crate::support::*;
+
+const SLOW: &str = "method = \"POST\"\npath = \"/slow\"\npayload = \"none\"\n[[allow]]\nkey = [\"jenkins\"]\n[run]\nsteps = [[\"@\"]]\nrespond = \"result\"\n";
+
+#[test]
+fn sigterm_finishes_what_runs_and_leaves_the_rest_queued() {
+    let site = Site::new();
+    let (ran, gate) = (site.path("ran"), site.path("gate"));
+    let program = site.program(
+        "program",
+        &format!(
+            "echo x >> {}\nwhile [ ! -e {} ]; do sleep 0.02; done\necho finished",
+            ran.display(),
+            gate.display()
+        ),
+    );
+    site.route("slow", &SLOW.replace('@', &program));
+    let mut gateway = site.serve();
+    let mut waiting = gateway.connect();
+    waiting.write(gateway.post("/slow", "1").request().as_bytes()).unwrap();
+    wait_for_lines(&ran, 1);
+    let queued = gateway.post("/slow", "2").header("prefer", "wait=0", false);
+    assert_eq!(gateway.send(&queued.request()).status, 202);
+
+    gateway.signal(rustix::process::Signal::TERM);
+    gateway.log.wait_for(|line| line.contains("stopping")).unwrap();
+    std::fs::write(&gate, "").unwrap();
+    let response = waiting.read().unwrap();
+    assert_eq!((response.status, response.json()["steps"][0]["output"].as_str()), (200, Some("finished\n")));
+    assert!(waiting.is_closed());
+    assert_eq!(gateway.wait().code(), Some(0));
+    assert!(gateway.try_connect(None).is_err());
+    assert_eq!(wait_for_lines(&ran, 1).len(), 1);
+
+    let gateway = site.serve();
+    wait_for_lines(&ran, 2);
+    assert_eq!(gateway.stop().code(), Some(0));
+}
+
+#[test]
+fn a_port_in_use_is_said_and_nothing_is_started() {
+    let site = Site::new();
+    site.route("slow", &SLOW.replace('@', "/bin/true"));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let text = std::fs::read_to_string(site.path("gateway.toml")).unwrap();
+    site.write("gateway.toml", &text.replace("127.0.0.1:0", &address), 0o644);
+    let log = site.try_serve().err().unwrap();
+    assert!(log.contains(&address) && log.contains("in use"), "{log}");
+    assert!(!site.path("queue.db").exists());
+}
+
+#[test]
+fn a_database_has_one_gateway() {
+    let site = Site::new();
+    site.route("slow", &SLOW.replace('@', "/bin/true"));
+    let gateway = site.serve();
+    let log = site.try_serve().err().unwrap();
+    assert!(log.contains("another process"), "{log}");
+    assert_eq!(gateway.send(&gateway.post("/slow", "1").request()).status, 200);
+    for file in ["queue.db", "audit.jsonl"] {
+        let mode = std::fs::metadata(site.path(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+}
+
+#[test]
+fn i8_secrets_stay_out_of_logs_records_environment_and_command_line() {
+    let site = Site::new();
+    let program = site.program("program", "env");
+    site.route("slow", &SLOW.replace('@', &program));
+    let gateway = site.serve();
+    assert_eq!(gateway.send(&gateway.post("/slow", "1").request()).status, 200);
+    let mut wrong = gateway.post("/slow", "2");
+    wrong.secret = "wrong".into();
+    assert!(gateway.send(&wrong.request()).is_wall());
+    let process = std::path::PathBuf::from(format!("/proc/{}", gateway.child.id()));
+    let mut seen = std::fs::read(process.join("environ")).unwrap();
+    seen.extend(std::fs::read(process.join("cmdline")).unwrap());
+    let limits = std::fs::read_to_string(process.join("limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap().to_owned();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    let log = std::sync::Arc::clone(&gateway.log);
+    assert_eq!(gateway.stop().code(), Some(0));
+    seen.extend(log.text().into_bytes());
+    for file in ["queue.db", "queue.db-wal", "audit.jsonl"] {
+        seen.extend(std::fs::read(site.path(file)).unwrap_or_default());
+    }
+    for secret in ["jenkins-secret-of-thirty-two-bytes-or-more", "the-next-secret-of-jenkins-is-another-one"]
+    {
+        for form in forms(secret) {
+            assert!(!seen.windows(form.len()).any(|window| window == form.as_bytes()), "{form}");
+        }
+    }
+}
+
+fn forms(secret: &str) -> [String; 3] {
+    use base64::Engine as _;
+    use std::fmt::Write as _;
+    let hex = secret.bytes().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").unwrap();
+        hex
+    });
+    let base64 = base64::engine::general_purpose::STANDARD_NO_PAD.encode(secret);
+    [secret.to_owned(), hex, base64]
+}

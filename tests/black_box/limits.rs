@@ -1,0 +1,152 @@
+//! Invariant I7: what an unproven caller can cost is bounded.
+
+use serde_json::json;
+
+use crate::support::*;
+
+const ROUTE: &str = "method = \"POST\"\npath = \"/x\"\npayload = \"none\"\n[[allow]]\nkey = [\"jenkins\"]\n[[allow]]\ncertname = [\"node.example.com\"]\n[run]\nsteps = [[\"/bin/true\"]]\n";
+
+fn site(limits: &str) -> Site {
+    let site = Site::with_limits(limits);
+    site.route("x", ROUTE);
+    site
+}
+
+#[test]
+fn i7_requests_of_a_source_are_counted_on_every_path_alike() {
+    let site = site("requests_per_source = \"3/h\"\nrequests_per_identity = \"5/h\"");
+    let gateway = site.serve();
+    let mut tls = gateway.connect();
+    for path in ["/x", "/nothing", "/-/jobs/x"] {
+        assert!(tls.ask(&gateway.get(path)).is_wall(), "{path}");
+    }
+    let mut refusals = Vec::new();
+    for path in ["/x", "/nothing", "/-/jobs/x"] {
+        let response = tls.ask(&gateway.get(path));
+        assert_eq!(response.status, 429, "{path}");
+        let retry_after: u32 = response.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=1200).contains(&retry_after));
+        refusals.push(response.without_date().replace(&retry_after.to_string(), "N"));
+    }
+    assert!(refusals.windows(2).all(|pair| pair[0] == pair[1]), "{refusals:#?}");
+    // A signature does not help; a verified certificate has a limit of its own.
+    assert_eq!(gateway.send(&gateway.post("/x", "1").request()).status, 429);
+    let node = site.node("node.example.com", &[]);
+    let request = gateway.get("/x").replacen("GET", "POST", 1);
+    let mut tls = gateway.connect_as(&node);
+    for _ in 0..5 {
+        assert_eq!(tls.ask(&request).status, 202);
+    }
+    assert_eq!(tls.ask(&request).status, 429);
+}
+
+#[test]
+fn i7_connections_of_a_source_are_counted() {
+    let site = site("connections_per_source = 2\nconnections_per_identity = 1");
+    let gateway = site.serve();
+    let mut held: Vec<Tls> = (0..2).map(|_| gateway.connect()).collect();
+    assert!(gateway.try_connect(None).is_err());
+    for tls in &mut held {
+        assert!(tls.ask(&gateway.get("/x")).is_wall());
+    }
+    drop(held.pop());
+    // The place is free as soon as the server has seen the end of the connection.
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let node = site.node("node.example.com", &[]);
+    let request = gateway.get("/x").replacen("GET", "POST", 1);
+    let mut certified = loop {
+        if let Ok(mut tls) = gateway.try_connect(Some(&node)) {
+            assert_eq!(tls.ask(&request).status, 202);
+            break tls;
+        }
+        assert!(std::time::Instant::now() < deadline);
+    };
+    // It no longer counts for its address, but for its certname.
+    let mut again = loop {
+        if let Ok(tls) = gateway.try_connect(None) {
+            break tls;
+        }
+        assert!(std::time::Instant::now() < deadline);
+    };
+    assert!(again.ask(&gateway.get("/x")).is_wall());
+    drop(again);
+    assert_eq!(certified.ask(&request).status, 202);
+}
+
+#[test]
+fn i7_a_body_over_the_limit_is_the_wall_and_the_end() {
+    let site = site("body = \"1KiB\"");
+    let gateway = site.serve();
+    let body = "x".repeat(1025);
+    for path in ["/x", "/nothing"] {
+        let mut tls = gateway.connect();
+        let response = tls.ask(&gateway.post(path, &body).request());
+        assert!(response.is_wall(), "{path}: {response:?}");
+        assert_eq!(response.header("connection"), Some("close"));
+        assert!(tls.is_closed());
+    }
+    let chunked = format!(
+        "POST /x HTTP/1.1\r\nhost: {}\r\ntransfer-encoding: chunked\r\n\r\n401\r\n{body}\r\n0\r\n\r\n",
+        gateway.authority()
+    );
+    assert!(gateway.send(&chunked).is_wall());
+    // Whoever has proven an allowed identity by certificate is told.
+    let node = site.node("node.example.com", &[]);
+    let plain = format!("POST /x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1025\r\n\r\n{body}");
+    let response = gateway.send_as(&node, &plain);
+    assert_eq!((response.status, response.header("connection")), (413, Some("close")), "{response:?}");
+    assert_eq!(response.json()["status"], json!(413));
+    assert_eq!(gateway.send(&gateway.post("/x", &"x".repeat(1024)).request()).status, 202);
+}
+
+#[test]
+fn i7_slow_callers_are_ended() {
+    let site = site("handshake = \"300ms\"\nheaders = \"300ms\"\nrequest = \"300ms\"\nidle = \"400ms\"");
+    let gateway = site.serve();
+    // A handshake that does not begin.
+    let mut silent = std::net::TcpStream::connect(gateway.address).unwrap();
+    silent.set_read_timeout(Some(PATIENCE)).unwrap();
+    let ended = std::io::Read::read(&mut silent, &mut [0]);
+    let waited = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+    assert!(!ended.as_ref().is_err_and(waited) && !ended.is_ok_and(|read| read > 0), "it is still open");
+    // A connection that asks nothing.
+    assert!(gateway.connect().is_closed());
+    // A head that does not end.
+    let mut tls = gateway.connect();
+    tls.write(b"GET /x HTTP/1.1\r\nhost:").unwrap();
+    assert!(tls.is_closed());
+    // A body that does not come.
+    let mut tls = gateway.connect();
+    tls.write(b"POST /x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n12345").unwrap();
+    assert!(tls.read().unwrap().is_wall());
+    assert!(tls.is_closed());
+    // A connection that has asked, and then asks nothing more.
+    let mut tls = gateway.connect();
+    assert!(tls.ask(&gateway.get("/x")).is_wall());
+    assert!(tls.is_closed());
+    assert_eq!(gateway.send(&gateway.post("/x", "1").request()).status, 202);
+}
+
+#[test]
+fn malformed_requests_are_never_routed() {
+    let site = site("");
+    let gateway = site.serve();
+    let lines = "x-long: ".to_owned() + &"y".repeat(20_000);
+    let many: String = (0..100).map(|index| format!("x-{index}: 1\r\n")).collect();
+    for request in [
+        "nonsense\r\n\r\n".to_owned(),
+        "GET /x HTTP/1.1\r\nhost: localhost\r\nbad header: 1\r\n\r\n".to_owned(),
+        format!("GET /x HTTP/1.1\r\nhost: localhost\r\n{lines}\r\n\r\n"),
+        format!("GET /x HTTP/1.1\r\nhost: localhost\r\n{many}\r\n"),
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
+    ] {
+        let mut tls = gateway.connect();
+        let _ = tls.write(request.as_bytes());
+        // hyper's fixed answer, or none; then the end.
+        if let Ok(response) = tls.read() {
+            assert!((400..=505).contains(&response.status) && response.status != 404, "{response:?}");
+            assert!(response.body.is_empty(), "{response:?}");
+        }
+        assert!(tls.is_closed(), "{request:.40}");
+    }
+}

@@ -1,0 +1,19 @@
+//! Black-box tests: the real binary on loopback, certificates minted at run time, real TLS, and raw bytes.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    unreachable_pub,
+    reason = "tests fail by panicking, start the binary under test, and read the real clock"
+)]
+
+mod certificates;
+mod command_line;
+mod durable;
+mod lifecycle;
+mod limits;
+mod other_clients;
+mod signed;
+mod support;
+mod wall;
