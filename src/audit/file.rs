@@ -73,6 +73,14 @@ pub(super) struct Log {
     spoiled: bool,
 }
 
+/// A child that was forked and has not executed its program yet has a copy of the descriptor: closing ours alone would
+/// keep the lock until it does.
+impl Drop for Log {
+    fn drop(&mut self) {
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 impl Log {
     /// Opens `path` for this process alone and writes that it did so.
     pub(super) fn open(path: &Path, now: Timestamp) -> Result<Self, OpenError> {

@@ -237,7 +237,7 @@ mod tests {
     use crate::domain::submission::{Message, Submission};
     use crate::executor::agreement::tests::{greeting, jenkins, named, proofs};
     use crate::executor::intake::LocalIntake;
-    use crate::queue::sqlite::{OpenError, Settings};
+    use crate::queue::sqlite::Settings;
     use crate::queue::{Intake, SubmitError};
 
     const LONG: Duration = Duration::from_secs(60);
@@ -308,15 +308,8 @@ mod tests {
         }
     }
 
-    /// Between its fork and its exec, a child of another test holds a copy of the lock of a store that was closed.
     fn open(file: &Path) -> Store {
-        loop {
-            match Store::open(file, Settings { keep: LONG, jobs: 10 }, Clock::system()) {
-                Ok((store, _)) => return store,
-                Err(OpenError::Held(_)) => std::thread::yield_now(),
-                Err(error) => panic!("{error}"),
-            }
-        }
+        Store::open(file, Settings { keep: LONG, jobs: 10 }, Clock::system()).unwrap().0
     }
 
     fn submission(name: &str) -> Submission {

@@ -87,15 +87,26 @@ pub(super) struct Opened {
     /// Dropped first: the lock outlives the connection.
     pub(super) connection: Connection,
     /// Held for as long as this lives.
-    pub(super) lock: File,
+    pub(super) lock: Lock,
+}
+
+/// An exclusive lock on a file.
+pub(super) struct Lock(File);
+
+/// A child that was forked and has not executed its program yet has a copy of the descriptor: closing ours alone would
+/// keep the lock until it does.
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 /// Opens `file`, making it when it is not there, and takes the lock.
 pub(super) fn open(file: &Path) -> Result<Opened, OpenError> {
     let mut lock_file = file.as_os_str().to_owned();
     lock_file.push(".lock");
-    let lock = private_file(Path::new(&lock_file))?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+    let lock = Lock(private_file(Path::new(&lock_file))?);
+    match flock(&lock.0, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::Held(file.to_owned())),
         Err(error) => return Err(OpenError::File { path: lock_file.into(), source: error.into() }),
@@ -138,7 +149,9 @@ fn settle(connection: &Connection) -> rusqlite::Result<()> {
     // Every commit waits for the disk: an accepted job survives power loss (invariant I5).
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "temp_store", "memory")?;
-    connection.pragma_update(None, "cache_size", -16384)?;
+    // In KiB. Message ids are random: with SQLite's 2 MiB their index is read again and again.
+    connection.pragma_update(None, "cache_size", -16_384)?;
+    // In pages of 4 KiB: a longer log writes a page that changes often less often into the database.
     connection.pragma_update_and_check(None, "wal_autocheckpoint", 4000, |row| row.get::<_, i64>(0))?;
     // A burst's write-ahead log is cut back to this many bytes when it starts over.
     connection.pragma_update_and_check(None, "journal_size_limit", 64 << 20, |row| row.get::<_, i64>(0))?;

@@ -3,7 +3,6 @@
 //! Also the queue's own timer: it expires and forgets between commands. Never panics: whatever fails is the answer to
 //! the commands of that batch, and the next batch starts afresh.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Unavailable;
 use super::claim::EXPIRED_AT_ONCE;
 use super::ledger::{Ledger, Tally};
+use super::open::Lock;
 use super::sqlite::Settings;
 use super::waiters::Waiters;
 use crate::clock::Clock;
@@ -57,7 +57,7 @@ pub(super) struct Outlook {
 pub(super) struct Writer {
     /// Dropped before the lock below.
     pub(super) connection: Connection,
-    pub(super) lock: File,
+    pub(super) lock: Lock,
     pub(super) settings: Settings,
     pub(super) clock: Clock,
     pub(super) runtime: Runtime,

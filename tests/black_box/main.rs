@@ -10,6 +10,7 @@
 
 mod certificates;
 mod command_line;
+mod documents;
 mod durable;
 mod lifecycle;
 mod limits;

@@ -1,0 +1,82 @@
+//! The shell lines of the documents do what the documents say.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::*;
+
+/// The blocks of a document that are marked as `sh`, in order.
+fn shell_blocks(document: &str) -> Vec<String> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
+    let blocks = text.split("```sh\n").skip(1);
+    blocks.map(|block| block.split("```").next().unwrap().to_owned()).collect()
+}
+
+/// Runs lines in bash, in `directory`, with the program under test on the path; what they wrote.
+fn run(lines: &str, directory: &Path) -> String {
+    let binaries = Path::new(BINARY).parent().unwrap().to_str().unwrap();
+    let path = format!("{binaries}:{}", std::env::var("PATH").unwrap());
+    let output = Command::new("bash")
+        // Job control, for `%1`.
+        .args(["-m", "-e", "-u", "-o", "pipefail", "-c", lines])
+        .current_dir(directory)
+        .env("PATH", path)
+        .env("HOME", directory)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{lines}\n{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn the_readmes_first_policy_works_as_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocks = shell_blocks("README.md");
+    assert!(blocks.len() >= 5, "{blocks:?}");
+    let lines = blocks.concat();
+    assert!(lines.contains("localhost:8443"));
+    let written = run(&lines.replace(":8443", &format!(":{}", free_port())), dir.path());
+    assert!(written.contains(WALL), "{written}");
+    assert!(written.contains("Hello, Gandalf\n"), "{written}");
+    assert!(written.contains("policy: valid; routes: 1, keys: 1"), "{written}");
+}
+
+#[test]
+fn the_example_policy_passes_check_once_its_certificates_and_secrets_are_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("policy");
+    fs::create_dir_all(dir.path().join("policy/routes")).unwrap();
+    for name in ["gateway.toml", "routes/kick_haproxy_app_internal.toml", "routes/promote.toml"] {
+        // The one directory that a packaged gateway has, and this machine has not.
+        let text = fs::read_to_string(source.join(name)).unwrap().replace("/var/lib/bridgeward", "..");
+        fs::write(dir.path().join("policy").join(name), text).unwrap();
+    }
+    let lines = shell_blocks("policy/README.md");
+    let policy = dir.path().join("policy");
+    run(lines.first().unwrap(), &policy);
+    let output = Command::new(BINARY).args(["check", "--policy"]).arg(&policy).output().unwrap();
+    let found = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{found}");
+    // Its commands need not be there; nothing else is to be said about it.
+    for warning in found.lines().filter(|line| line.starts_with("warning")) {
+        assert!(warning.contains("/usr/bin/mco"), "{found}");
+    }
+}
+
+#[test]
+fn development_certificates_are_made_as_their_page_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocks = shell_blocks("certs/README.md");
+    let lines = blocks.iter().find(|block| block.contains("bridgeward certs")).unwrap();
+    run(lines, dir.path());
+    for name in ["bridgeward-certs/client.key", "more-certs/node2.example.com.pem", "more-certs/ca.pem"] {
+        assert!(dir.path().join(name).is_file(), "{name}");
+    }
+}
