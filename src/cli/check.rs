@@ -13,7 +13,8 @@ use crate::clock::Clock;
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  bridgeward check --policy /etc/bridgeward && systemctl restart bridgeward"
+    after_help = "Check as the user that the gateway runs as: who may read and write what is part of it.\n\n\
+                        Example:\n  runuser -u bridgeward -- bridgeward check --policy /etc/bridgeward"
 )]
 pub struct Args {
     /// The policy's directory: gateway.toml and routes/<name>.toml

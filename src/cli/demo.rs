@@ -4,12 +4,14 @@
 //! certificates, secrets, policy and queue live in a private temporary directory.
 
 use std::io::Write;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use axum::http::{HeaderMap, Method, StatusCode};
 use hyper::body::Bytes;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::{CaSource, Client, ClientCertificate, Outgoing, Target};
 use super::log;
@@ -51,26 +53,48 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     process::harden().context("cannot protect this process's memory")?;
     let clock = Clock::system();
-    let site = Site::make(&clock).context("cannot prepare the demonstration")?;
-    let (generation, _) = Generation::prepare(site.path(), &clock)
-        .map_err(|findings| anyhow::anyhow!("the demonstration's policy is not valid:\n{findings}"))?;
     runtime()?.block_on(async {
+        // Before the first file is written: whatever ends this, nothing stays behind.
         let stop = stop_signal()?;
-        let gateway = Gateway::start(generation, clock.clone()).await?;
-        let address = *gateway.addresses().first().context("the gateway listens nowhere")?;
-        let shown =
-            Show { site: &site, url: format!("https://localhost:{}", address.port()), clock }.all().await;
-        let outcome = match shown {
-            Ok(()) if !args.once => {
-                log::start(&args.log);
-                stop.await;
-                Ok(())
+        let mut hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
+        let stop = async move {
+            tokio::select! {
+                _ = stop => {}
+                _ = hangup.recv() => {}
             }
-            shown => shown,
         };
+        let site = Site::make(&clock).context("cannot prepare the demonstration")?;
+        let (generation, _) = Generation::prepare(site.path(), &clock)
+            .map_err(|findings| anyhow::anyhow!("the demonstration's policy is not valid:\n{findings}"))?;
+        let gateway = Gateway::start(generation, clock.clone()).await?;
+        let outcome = present(args, &site, &gateway, clock, stop).await;
         gateway.stop().await;
         outcome.map(|()| ExitCode::SUCCESS)
     })
+}
+
+/// Shows the three requests, and then waits for `stop`, which may also come before.
+async fn present(
+    args: &Args,
+    site: &Site,
+    gateway: &Gateway,
+    clock: Clock,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let address = gateway.addresses().first().context("the gateway listens nowhere")?;
+    let show = Show { site, url: format!("https://localhost:{}", address.port()), clock };
+    let mut stop = pin!(stop);
+    tokio::select! {
+        shown = show.all() => shown?,
+        () = stop.as_mut() => return Ok(()),
+    }
+    if args.once {
+        return say("This was `--once`: without it the gateway would serve on, for lines as these.");
+    }
+    say("It serves until Ctrl-C, and then removes all of this.\n")?;
+    log::start(&args.log);
+    stop.await;
+    Ok(())
 }
 
 /// What is shown, and to whom it is sent.

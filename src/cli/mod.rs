@@ -65,14 +65,29 @@ pub fn main() -> ExitCode {
     };
     outcome.unwrap_or_else(|error| {
         // Nothing is left to tell when standard error is gone.
-        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        let _ = writeln!(std::io::stderr(), "error: {}", told(&error));
         ExitCode::FAILURE
+    })
+}
+
+/// An error and its causes, each said once: some errors hold the words of their cause already.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => told,
+        said => format!("{said}: {cause}"),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_is_told_once() {
+        let error = anyhow::anyhow!("no room").context("cannot write: no room").context("the queue");
+        assert_eq!(told(&error), "the queue: cannot write: no room");
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -48,11 +48,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     runtime()?.block_on(async {
         // Before the first connection: a signal that comes early is not missed.
         let stop = stop_signal()?;
+        let hangups = tokio::spawn(hangups()?);
         let gateway = Gateway::start(generation, clock).await?;
         for address in gateway.addresses() {
             tracing::info!(%address, "listening");
         }
         let name = stop.await;
+        hangups.abort();
         tracing::info!(
             signal = name,
             "stopping: open requests and running commands finish, queued jobs stay queued"
@@ -66,6 +68,18 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// The runtime that the gateway runs on: one thread a core.
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")
+}
+
+/// Says, at each SIGHUP, that nothing is read again yet; without this it would end the process.
+fn hangups() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            tracing::warn!(
+                "SIGHUP: reload is not supported yet; restart to use a changed policy or certificate"
+            );
+        }
+    })
 }
 
 /// Catches SIGTERM and SIGINT from now on; the future ends with the name of the first that comes.

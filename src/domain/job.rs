@@ -200,14 +200,29 @@ pub struct JobView {
     pub identity: Identity,
     /// The raw parameters.
     pub parameters: RawParameters,
-    /// When it was accepted (RFC 3339, UTC).
+    /// When it was accepted (RFC 3339, UTC, microseconds; so are the others).
+    #[serde(serialize_with = "micros")]
     pub submitted: Timestamp,
     /// When its first command started.
+    #[serde(serialize_with = "micros_if_any")]
     pub started: Option<Timestamp>,
     /// When it reached its final state.
+    #[serde(serialize_with = "micros_if_any")]
     pub finished: Option<Timestamp>,
     /// The steps that have ended, in order.
     pub steps: Vec<Step>,
+}
+
+/// Always with six digits after the point, so that times sort as text.
+fn micros<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{at:.6}"))
+}
+
+fn micros_if_any<S: serde::Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => micros(at, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 #[cfg(test)]

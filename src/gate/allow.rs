@@ -26,6 +26,7 @@ impl Guard<Verified> for Allow {
             Offer::Route(route) => route,
             Offer::UnknownPath => return Err(Rejection::Wall(Why::UnknownPath)),
             Offer::WrongMethod => return Err(Rejection::Wall(Why::WrongMethod)),
+            Offer::AbsoluteForm => return Err(Rejection::Wall(Why::AbsoluteForm)),
         };
         let signed = match signature {
             Verdict::Absent => None,

@@ -26,8 +26,10 @@ impl Guard<Arrived> for Match {
 
     fn check(&self, arrived: Arrived) -> Result<Matched, Rejection> {
         let parts = &arrived.head.parts;
-        // A target in absolute form names a host of its own, beside the Host header: no sender of webhooks needs that.
-        let offer = if self.offered.is_empty() || parts.uri.authority().is_some() {
+        let offer = if parts.uri.authority().is_some() {
+            // Such a target names a host of its own, beside the Host header: no sender of webhooks needs that.
+            Offer::AbsoluteForm
+        } else if self.offered.is_empty() {
             Offer::UnknownPath
         } else {
             let route = self.offered.iter().find(|route| route.method == parts.method.as_str());

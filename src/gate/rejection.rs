@@ -30,6 +30,8 @@ pub(super) enum Why {
     UnknownPath,
     #[error("the path's routes have other methods")]
     WrongMethod,
+    #[error("the request target is in absolute form")]
+    AbsoluteForm,
     #[error("signature: {0}")]
     Signature(scheme::Why),
     #[error("nothing was proven: {0}")]

@@ -78,6 +78,7 @@ pub(super) enum Offer {
     Route(Arc<Route>),
     UnknownPath,
     WrongMethod,
+    AbsoluteForm,
 }
 
 /// Compared with the policy's paths and methods; both outcomes go on.

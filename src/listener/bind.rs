@@ -13,14 +13,14 @@ const BACKLOG: u32 = 1024;
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}; {advice}")]
+#[error("cannot listen on {address}: {reason}; {advice}")]
 pub struct BindError {
     /// Which one.
     pub address: SocketAddr,
     /// What to do.
     pub advice: &'static str,
     /// What the system says.
-    pub source: io::Error,
+    pub reason: io::Error,
 }
 
 /// Listens on every address, or on none. Needs a tokio runtime.
@@ -33,10 +33,10 @@ pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
     let listen = |address: &SocketAddr| {
         let ipv4_beside = address.is_ipv6()
             && addresses.iter().any(|other| other.is_ipv4() && other.port() == address.port());
-        listen(*address, ipv4_beside).map_err(|source| BindError {
+        listen(*address, ipv4_beside).map_err(|reason| BindError {
             address: *address,
-            advice: advice(source.kind()),
-            source,
+            advice: advice(reason.kind()),
+            reason,
         })
     };
     addresses.iter().map(listen).collect()

@@ -41,6 +41,9 @@ pub(super) struct Desk {
     pub(super) patience: Patience,
     pub(super) shares: Arc<Shares>,
     pub(super) stop: CancellationToken,
+    /// About what an operator should see.
+    pub(super) warnings: Seldom,
+    /// About what only a developer wants to see.
     pub(super) complaints: Seldom,
 }
 
@@ -69,14 +72,14 @@ impl Desk {
         };
         let stream = match accepted {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return self.complain(address, &error),
+            Ok(Err(error)) => return self.refused(address, &error),
             Err(elapsed) => return self.complain(address, &elapsed),
         };
         drop(handshake);
         hurry(stream.get_ref().0.socket());
         let shown = shown(&stream);
         let Some(_share) = self.reassign(share, &shown) else {
-            return self.complain(address, &"too many connections with this certificate");
+            return self.warn(address, &"too many connections with this certificate");
         };
         let peer = Arc::new(Peer { address, shown });
         let requests = service_fn(move |mut request: Request<Incoming>| {
@@ -115,6 +118,25 @@ impl Desk {
             }
             Shown::Nothing | Shown::Unusable(_) => Some(share),
         }
+    }
+
+    /// A handshake that failed. That a client's certificate did not stand is for the operator to see; that somebody did
+    /// not speak TLS is not.
+    fn refused(&self, address: SocketAddr, error: &std::io::Error) {
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        if matches!(
+            cause,
+            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidCertRevocationList(_))
+        ) {
+            self.warn(address, error);
+        } else {
+            self.complain(address, error);
+        }
+    }
+
+    pub(super) fn warn(&self, address: SocketAddr, why: &dyn std::fmt::Display) {
+        self.warnings
+            .say(|left_out| tracing::warn!(source = %address, left_out, "connection refused: {why}"));
     }
 
     fn complain(&self, address: SocketAddr, why: &dyn std::fmt::Display) {

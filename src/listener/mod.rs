@@ -113,6 +113,7 @@ pub async fn serve<S>(
         patience: Patience { headers: limits.headers, idle: limits.idle },
         shares: Arc::clone(&shares),
         stop: stop.clone(),
+        warnings: Seldom::new(clock.clone(), COMPLAINT_PERIOD),
         complaints: Seldom::new(clock, COMPLAINT_PERIOD),
     });
     let room = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
@@ -142,9 +143,7 @@ pub async fn serve<S>(
         let Some(share) = shares.take(Holder::Source(Source::of(address.ip()))) else {
             // A reset leaves nothing behind in the kernel, where an orderly close would for a minute.
             let _ = socket.set_zero_linger();
-            desk.complaints.say(
-                |left_out| tracing::debug!(source = %address, left_out, "dropped: too many connections"),
-            );
+            desk.warn(address, &"too many connections from this source");
             continue;
         };
         let attended = Arc::clone(&desk).attend(socket, address, share, service.clone());

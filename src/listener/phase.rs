@@ -1,12 +1,13 @@
 //! Whether a connection is busy with a request, as the service knows and the stream's timers need to know.
 //!
-//! A counter that both sides share; it measures no time itself.
+//! Counters that both sides share, and a bell that rings at the end; it measures no time itself.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
+use futures_util::task::AtomicWaker;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 
 /// Shared between a connection's stream and its service.
@@ -17,6 +18,8 @@ pub(super) struct Phase(Arc<Counters>);
 struct Counters {
     open: AtomicUsize,
     turns: AtomicUsize,
+    /// Of the task that drives the connection.
+    waker: AtomicWaker,
 }
 
 impl Phase {
@@ -25,6 +28,11 @@ impl Phase {
         self.0.open.fetch_add(1, Ordering::Relaxed);
         self.0.turns.fetch_add(1, Ordering::Relaxed);
         Busy(Arc::clone(&self.0))
+    }
+
+    /// Wakes the task when what is under way ends: the stream's timers start then, and not when they are next looked at.
+    pub(super) fn watch(&self, waker: &Waker) {
+        self.0.waker.register(waker);
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -44,6 +52,7 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
         self.0.turns.fetch_add(1, Ordering::Relaxed);
+        self.0.waker.wake();
     }
 }
 
@@ -70,5 +79,32 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::task::Wake;
+
+    use super::*;
+
+    struct Rung(AtomicBool);
+
+    impl Wake for Rung {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_request_is_noticed_at_once() {
+        let phase = Phase::default();
+        let busy = phase.begin();
+        let rung = Arc::new(Rung(AtomicBool::new(false)));
+        phase.watch(&Waker::from(Arc::clone(&rung)));
+        assert!(phase.is_busy() && !rung.0.load(Ordering::SeqCst));
+        drop(busy);
+        assert!(!phase.is_busy() && rung.0.load(Ordering::SeqCst));
     }
 }

@@ -101,6 +101,7 @@ impl TimedStream {
 
     /// Ready when the connection must end now.
     fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.phase.watch(cx.waker());
         self.follow();
         while let Some(limit) = self.limit() {
             // The timer is left as it is when the limit has moved on: it looks again when it fires.

@@ -107,6 +107,9 @@ fn a_certificate_that_does_not_verify_ends_the_handshake() {
             tls.read()
         });
         assert!(refused.is_err(), "{name}: {refused:?}");
+        // The operator is told; a line may be held back while others are written.
+        let told = |line: &str| line.contains("connection refused: invalid peer certificate");
+        assert!(gateway.log.wait_for(told).is_some(), "{name}: {}", gateway.log.text());
     }
 }
 

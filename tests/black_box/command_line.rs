@@ -220,3 +220,27 @@ fn the_demonstration_shows_all_three_and_leaves_nothing() {
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "it left files behind");
 }
+
+#[test]
+fn a_demonstration_that_is_cut_short_leaves_nothing() {
+    use std::io::{BufRead, BufReader};
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::HUP] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new(BINARY)
+            .arg("demo")
+            .env("TMPDIR", dir.path())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        lines.next().unwrap().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+        // It goes on writing until it has noticed.
+        for line in lines {
+            line.unwrap();
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{signal:?}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{signal:?}");
+    }
+}

@@ -108,3 +108,13 @@ fn forms(secret: &str) -> [String; 3] {
     let base64 = base64::engine::general_purpose::STANDARD_NO_PAD.encode(secret);
     [secret.to_owned(), hex, base64]
 }
+
+#[test]
+fn i9_sighup_ends_nothing_and_says_that_nothing_is_read_again() {
+    let site = Site::new();
+    site.route("slow", &SLOW.replace('@', "/bin/true"));
+    let gateway = site.serve();
+    gateway.signal(rustix::process::Signal::HUP);
+    gateway.log.wait_for(|line| line.contains("reload is not supported yet")).unwrap();
+    assert_eq!(gateway.send(&gateway.post("/slow", "1").request()).status, 200);
+}
