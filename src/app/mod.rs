@@ -99,16 +99,36 @@ impl Gateway {
         &self.addresses
     }
 
+    /// Returns when a part has ended although nobody stopped it, with its name: a gateway that takes jobs in and runs
+    /// none, or the other way round, is better restarted.
+    pub async fn failed(&mut self) -> &'static str {
+        let (part, ended) = tokio::select! {
+            ended = &mut self.listener => ("listener", ended),
+            ended = &mut self.worker => ("worker", ended),
+        };
+        if let Err(error) = ended {
+            tracing::error!(%error, part, "a part of the gateway ended abnormally");
+        }
+        part
+    }
+
     /// Stops accepting, lets open requests and running commands finish (up to a limit), and leaves queued jobs queued.
     pub async fn stop(self) {
         self.stop.cancel();
         // Both at once: a sender may be waiting for a command that still runs.
-        let (listener, worker) = tokio::join!(self.listener, self.worker);
-        for ended in [listener, worker] {
-            if let Err(error) = ended {
+        let finish = async |part: JoinHandle<()>| {
+            if !part.is_finished()
+                && let Err(error) = part.await
+            {
                 tracing::error!(%error, "a part of the gateway ended abnormally");
             }
-        }
+        };
+        let commands = async {
+            finish(self.worker).await;
+            // Nothing ends any more: whoever waits for a job that is still queued is told so now.
+            self.store.release_waiters();
+        };
+        tokio::join!(finish(self.listener), commands);
         // Nobody submits or records any more.
         self.store.close().await;
         self.recorder.close().await;

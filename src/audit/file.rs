@@ -42,6 +42,14 @@ pub enum OpenError {
         /// Its permission bits.
         mode: u32,
     },
+    /// It belongs to somebody else, who could change it.
+    #[error("{} belongs to uid {owner}, not to the user that this process runs as: chown it", path.display())]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// A second process.
     #[error("another process writes the audit log {}: stop it first, or choose another `audit.file`", .0.display())]
     Held(PathBuf),
@@ -96,6 +104,10 @@ impl Log {
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() {
             return Err(OpenError::Kind(path.to_owned()));
+        }
+        let owner = metadata.uid();
+        if owner != rustix::process::geteuid().as_raw() {
+            return Err(OpenError::Owner { path: path.to_owned(), owner });
         }
         let mode = metadata.mode() & 0o777;
         if mode & 0o022 != 0 {

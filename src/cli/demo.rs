@@ -92,7 +92,7 @@ async fn present(
         return say("This was `--once`: without it the gateway would serve on, for lines as these.");
     }
     say("It serves until Ctrl-C, and then removes all of this.\n")?;
-    log::start(&args.log);
+    let _log = log::start(&args.log);
     stop.await;
     Ok(())
 }

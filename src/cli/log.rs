@@ -5,6 +5,7 @@
 use std::io::IsTerminal as _;
 
 use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 
 // No doc comment here: clap would show it as the subcommand's own description.
 #[derive(Clone, Debug, clap::Args)]
@@ -30,11 +31,28 @@ pub enum Format {
     Json,
 }
 
+/// Writes what is logged until it is dropped.
+#[must_use = "dropping it ends the log"]
+pub struct Log {
+    dropped: ErrorCounter,
+    _writer: WorkerGuard,
+}
+
+/// Lines that may wait for standard error. Beyond, they are dropped and counted: whoever reads the log slowly, or not at
+/// all, must not hold up a request.
+const ROOM: usize = 8192;
+
 /// Starts to log. Later calls in the same process change nothing.
-pub fn start(args: &LogArgs) {
+pub fn start(args: &LogArgs) -> Log {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(ROOM)
+        .thread_name("log-writer")
+        .finish(std::io::stderr());
+    let dropped = writer.error_counter();
     let log = tracing_subscriber::fmt()
         .with_max_level(args.log_level)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal());
     let started = match args.log_format {
@@ -43,4 +61,14 @@ pub fn start(args: &LogArgs) {
     };
     // A log is already there.
     drop(started);
+    Log { dropped, _writer: guard }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let lines = self.dropped.dropped_lines();
+        if lines > 0 {
+            tracing::warn!(lines, "log lines were dropped, because standard error was not read fast enough");
+        }
+    }
 }

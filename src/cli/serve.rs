@@ -33,7 +33,7 @@ pub struct Args {
 /// When the gateway cannot be started. A policy that is not valid is printed, and is exit code 1.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     process::harden().context("cannot protect this process's memory")?;
-    log::start(&args.log);
+    let _log = log::start(&args.log);
     let clock = Clock::system();
     let generation = match Generation::prepare(&args.policy, &clock) {
         Ok((generation, warnings)) => {
@@ -49,19 +49,24 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         // Before the first connection: a signal that comes early is not missed.
         let stop = stop_signal()?;
         let hangups = tokio::spawn(hangups()?);
-        let gateway = Gateway::start(generation, clock).await?;
+        let mut gateway = Gateway::start(generation, clock).await?;
         for address in gateway.addresses() {
             tracing::info!(%address, "listening");
         }
-        let name = stop.await;
+        let ended = tokio::select! {
+            name = stop => {
+                tracing::info!(
+                    signal = name,
+                    "stopping: open requests and running commands finish, queued jobs stay queued"
+                );
+                Ok(ExitCode::SUCCESS)
+            }
+            part = gateway.failed() => Err(anyhow::anyhow!("the {part} ended by itself; the log says why")),
+        };
         hangups.abort();
-        tracing::info!(
-            signal = name,
-            "stopping: open requests and running commands finish, queued jobs stay queued"
-        );
         gateway.stop().await;
         tracing::info!("stopped");
-        Ok(ExitCode::SUCCESS)
+        ended
     })
 }
 

@@ -77,6 +77,14 @@ pub enum OpenError {
         /// What does not fit.
         reason: String,
     },
+    /// It belongs to somebody else, who could put jobs into it.
+    #[error("{} belongs to uid {owner}, not to the user that runs jobs: chown it, or choose another file", path.display())]
+    Owner {
+        /// Which file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// The writer's thread cannot be started.
     #[error("the queue's writer cannot be started: {0}")]
     Thread(io::Error),
@@ -172,6 +180,10 @@ fn private_file(path: &Path) -> Result<File, OpenError> {
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(OpenError::Kind(path.to_owned()));
+    }
+    let owner = metadata.uid();
+    if owner != rustix::process::geteuid().as_raw() {
+        return Err(OpenError::Owner { path: path.to_owned(), owner });
     }
     let mode = metadata.mode() & 0o777;
     if mode & 0o077 != 0 {

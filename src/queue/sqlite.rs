@@ -159,6 +159,11 @@ impl Store {
         self.find(job).await
     }
 
+    /// Lets everyone who waits for the end of a job go on with its present state.
+    pub fn release_waiters(&self) {
+        self.0.waiters.wake_all();
+    }
+
     /// Returns when [`Store::claim`] is worth a call: at once while a job may be claimed, and never after the store
     /// was closed.
     pub async fn available(&self) {

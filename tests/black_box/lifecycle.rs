@@ -118,3 +118,64 @@ fn i9_sighup_ends_nothing_and_says_that_nothing_is_read_again() {
     gateway.log.wait_for(|line| line.contains("reload is not supported yet")).unwrap();
     assert_eq!(gateway.send(&gateway.post("/slow", "1").request()).status, 200);
 }
+
+#[test]
+fn a_stop_does_not_wait_for_jobs_that_stay_queued() {
+    let site = Site::with_limits("running = 1");
+    let (ran, gate) = (site.path("ran"), site.path("gate"));
+    let program = site.program(
+        "program",
+        &format!("echo x >> {}\nwhile [ ! -e {} ]; do sleep 0.02; done", ran.display(), gate.display()),
+    );
+    site.route("slow", &SLOW.replace('@', &program));
+    let mut gateway = site.serve();
+    let [mut running, mut queued] = [gateway.connect(), gateway.connect()];
+    running.write(gateway.post("/slow", "1").request().as_bytes()).unwrap();
+    wait_for_lines(&ran, 1);
+    queued.write(gateway.post("/slow", "2").request().as_bytes()).unwrap();
+    gateway.log.wait_for(|line| line.contains("stored") && line.matches("fresh").count() > 0).unwrap();
+    gateway.signal(rustix::process::Signal::TERM);
+    gateway.log.wait_for(|line| line.contains("stopping")).unwrap();
+    std::fs::write(&gate, "").unwrap();
+    assert_eq!(running.read().unwrap().status, 200);
+    let told = queued.read().unwrap();
+    assert_eq!((told.status, told.json()["state"].as_str()), (202, Some("queued")));
+    assert_eq!(gateway.wait().code(), Some(0));
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_nothing() {
+    let site = Site::new();
+    site.route("slow", &SLOW.replace('@', "/bin/true"));
+    let (reader, writer) = std::io::pipe().unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let text = std::fs::read_to_string(site.path("gateway.toml")).unwrap();
+    site.write("gateway.toml", &text.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")), 0o644);
+    let mut child = std::process::Command::new(BINARY)
+        .args(["serve", "--log-level", "trace", "--policy"])
+        .arg(site.dir.path())
+        .stdout(std::process::Stdio::null())
+        .stderr(writer)
+        .spawn()
+        .unwrap();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let connect = || loop {
+        match Tls::connect(address, &site.ca_pem, None) {
+            Ok(tls) => break tls,
+            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+        }
+    };
+    let request = format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "x".repeat(2000));
+    // Far more than a pipe holds.
+    let mut tls = connect();
+    for _ in 0..200 {
+        let answer = tls.ask(&request);
+        assert!(matches!(answer.status, 404 | 429), "{answer:?}");
+    }
+    assert_eq!(connect().ask(&request).status % 100, tls.ask(&request).status % 100);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)
+        .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    drop(reader);
+}
