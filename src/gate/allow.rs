@@ -38,7 +38,7 @@ impl Guard<Verified> for Allow {
             }
             Verdict::Failed(_) => None,
         };
-        let proofs = Proofs {
+        let mut proofs = Proofs {
             certificate: arrived.head.certificate().map(Arc::clone),
             key: signed.as_ref().map(|signed| signed.key.clone()),
             source: arrived.head.peer.source(),
@@ -48,7 +48,11 @@ impl Guard<Verified> for Allow {
         };
         let signed = match authorized.identity {
             Identity::Key(_) => signed,
-            Identity::Certname(_) => None,
+            Identity::Certname(_) => {
+                // Its nonce is not going to be stored, so it must not count for anything: it could be used again.
+                proofs.key = None;
+                None
+            }
         };
         if let Some(header) = signed.as_ref().and_then(|signed| {
             uncovered(&route, signed, |name| arrived.head.parts.headers.contains_key(name))

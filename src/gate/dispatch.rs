@@ -64,7 +64,10 @@ impl<I: Intake> Service<Permit> for Dispatch<I> {
             let submitted = storing
                 .await
                 .map_err(|gone| permit.allowed().refuse(Notice::Busy { reason: gone.to_string() }))??;
-            Ok(match permit.wait() {
+            let wait = permit.wait();
+            // The body, and its share of `limits.bodies`, must not be held by whoever waits.
+            drop(permit);
+            Ok(match wait {
                 Some(wait) => this.wait(submitted, wait).await,
                 None => Receipt::Accepted(submitted),
             })

@@ -14,11 +14,12 @@ use tower::Service;
 use super::answer::Receipt;
 use super::rejection::{Rejection, Why};
 use super::scheme::Verdict;
-use super::stage::Verified;
+use super::stage::{Offer, Verified};
 use crate::domain::identity::Proofs;
 use crate::domain::job::JobId;
 use crate::domain::name::RouteName;
 use crate::policy::route::Route;
+use crate::policy::rule::Rule;
 use crate::queue::Intake;
 
 /// Below which path jobs are asked for.
@@ -63,15 +64,20 @@ impl<I: Intake> Status<I> {
         if head.parts.method != Method::GET {
             return Err(Why::WrongMethod);
         }
-        let key = match &verified.signature {
-            Verdict::Absent => None,
-            Verdict::Verified(signed) => Some(signed.key.clone()),
-            Verdict::Failed(why) => return Err(Why::Signature(why.clone())),
+        match verified.offer {
+            Offer::AbsoluteForm => return Err(Why::AbsoluteForm),
+            Offer::Route(_) | Offer::UnknownPath | Offer::WrongMethod => {}
+        }
+        let (key, failed) = match &verified.signature {
+            Verdict::Absent => (None, None),
+            Verdict::Verified(signed) => (Some(signed.key.clone()), None),
+            Verdict::Failed(why) => (None, Some(why)),
         };
         let certificate = head.certificate().map(Arc::clone);
         // Nobody who has proven nothing makes the gateway look anything up.
         if key.is_none() && certificate.is_none() {
-            return Err(Why::NothingProven("neither certificate nor signature"));
+            let nothing = Why::NothingProven("neither certificate nor signature");
+            return Err(failed.map_or(nothing, |why| Why::Signature(why.clone())));
         }
         let proofs = Proofs { certificate, key, source: head.peer.source() };
         let id = head.parts.uri.path().strip_prefix(JOBS).and_then(|id| JobId::parse(id).ok());
@@ -79,6 +85,10 @@ impl<I: Intake> Status<I> {
         let found = self.intake.look_up(id).await.map_err(|error| Why::Unanswered(error.to_string()))?;
         let mut found = found.ok_or(Why::NoSuchJob)?;
         let route = self.routes.get(&found.view.route).ok_or(Why::NoSuchJob)?;
+        // As on the route itself: where a rule asks for signatures, one that fails is refused whatever else is shown.
+        if let Some(why) = failed.filter(|_| route.allow.iter().any(Rule::names_a_key)) {
+            return Err(Why::Signature(why.clone()));
+        }
         let authorized = route.authorize(&proofs).ok_or_else(|| Why::NotAllowed(found.view.route.clone()))?;
         if !found.submitters.iter().any(|(identity, _)| *identity == authorized.identity) {
             return Err(Why::NoSuchJob);

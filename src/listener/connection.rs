@@ -34,6 +34,11 @@ const MOST_HEADERS: usize = 64;
 /// Largest head of a request, and what is buffered of an answer, in bytes; beyond, hyper answers 431.
 const LARGEST_HEAD: usize = 16 * 1024;
 
+/// When the kernel first asks a silent peer whether it is still there, and how often and how many times more.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEPALIVE_TRIES: u32 = 3;
+
 /// What all connections share.
 pub(super) struct Desk {
     pub(super) acceptor: TlsAcceptor,
@@ -149,9 +154,14 @@ impl Desk {
 /// nothing of ours follows it that could carry the acknowledgement, and a client with Nagle's algorithm on would hold
 /// back its request until the delayed one arrives, 40 ms later.
 fn hurry(socket: &TcpStream) {
-    // A socket that refuses either still works, only slower.
+    // A socket that refuses any of these still works, only slower.
     let _ = socket.set_nodelay(true);
     let _ = sockopt::set_tcp_quickack(socket, true);
+    // While a sender waits for a result no timer of ours runs: the kernel finds out whether it is still there.
+    let _ = sockopt::set_socket_keepalive(socket, true);
+    let _ = sockopt::set_tcp_keepidle(socket, KEEPALIVE_AFTER);
+    let _ = sockopt::set_tcp_keepintvl(socket, KEEPALIVE_EVERY);
+    let _ = sockopt::set_tcp_keepcnt(socket, KEEPALIVE_TRIES);
 }
 
 fn shown(stream: &TlsStream<TimedStream>) -> Shown {

@@ -17,8 +17,9 @@ key = ["jenkins"]
 [parameters]
 who = { from = "identity:certname", pattern = "[a-z0-9.-]+" }
 role = { from = "identity:pp_auth_role", one_of = ["web", "db"], default = "web" }
+signer = { from = "identity:key", pattern = "[a-z]+", default = "nobody" }
 [run]
-steps = [["/bin/echo", "{who} is {role}"]]
+steps = [["/bin/echo", "{who} is {role}"], ["/bin/echo", "{signer}"]]
 "#;
 
 fn site() -> Site {
@@ -40,6 +41,13 @@ fn a_node_kicks_with_its_certificate() {
     assert_eq!(view["identity"], "certname:node7.example.com");
     assert_eq!(view["steps"][0]["output"], "node7.example.com is db\n");
     let location = format!("/-/jobs/{}", view["job"].as_str().unwrap());
+    // A signature beside it whose nonce is not stored counts for nothing.
+    let signed = Signing::new("GET", &gateway.authority(), "/kick", "").header("prefer", "wait=20", false);
+    assert_eq!(tls.ask(&signed.request()).json()["steps"][1]["output"], "nobody\n");
+    let absolute = gateway.get(&location).replacen("GET /", "GET https://localhost/", 1);
+    assert!(tls.ask(&absolute).is_wall());
+    let stray = gateway.get(&location).replacen("\r\n\r\n", "\r\nsignature: x\r\n\r\n", 1);
+    assert!(tls.ask(&stray).is_wall(), "the route has a rule that names a key");
     assert_eq!(tls.ask(&gateway.get(&location)).json(), view);
     let other = site.node("node8.example.com", &[("pp_auth_role", "db")]);
     assert!(gateway.send_as(&other, &gateway.get(&location)).is_wall());

@@ -128,6 +128,18 @@ fn i7_slow_callers_are_ended() {
 }
 
 #[test]
+fn i7_a_connection_is_idle_again_after_an_answer_that_took_longer_than_every_timer() {
+    let site = Site::with_limits("headers = \"200ms\"\nidle = \"300ms\"");
+    let slow = ROUTE.replace("[\"/bin/true\"]", "[\"/bin/sleep\", \"1\"]") + "respond = \"result\"\n";
+    site.route("x", &slow);
+    let gateway = site.serve();
+    let node = site.node("node.example.com", &[]);
+    let mut tls = gateway.connect_as(&node);
+    assert_eq!(tls.ask(&gateway.get("/x").replacen("GET", "POST", 1)).status, 200);
+    assert!(tls.is_closed());
+}
+
+#[test]
 fn malformed_requests_are_never_routed() {
     let site = site("");
     let gateway = site.serve();
