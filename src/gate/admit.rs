@@ -59,9 +59,8 @@ impl Admit {
                 return Err(Notice::BodyTooLarge { limit: route.body });
             }
             Body::Whole(whole) => &whole.bytes,
-            Body::TooLarge | Body::TooSlow => {
-                return Err(Notice::BodyTooLarge { limit: route.body.min(self.largest) });
-            }
+            Body::TooLarge => return Err(Notice::BodyTooLarge { limit: route.body.min(self.largest) }),
+            Body::TooSlow => return Err(Notice::BodyTooSlow),
             Body::Broken => return Err(Notice::BodyBroken),
         };
         let json = document(route, body)?;
@@ -82,9 +81,8 @@ impl Admit {
 fn document(route: &Route, body: &[u8]) -> Result<Option<Json>, Notice> {
     let is_asked = route.parameters.sources().any(|(_, from)| matches!(from, From::Body(_)));
     match route.payload {
-        Payload::Json if is_asked || !body.is_empty() => {
-            Json::parse(body).map(Some).map_err(Notice::BodyNotJson)
-        }
+        Payload::Json if is_asked && body.trim_ascii().is_empty() => Err(Notice::BodyEmpty),
+        Payload::Json if !body.is_empty() => Json::parse(body).map(Some).map_err(Notice::BodyNotJson),
         Payload::Json | Payload::None => Ok(None),
     }
 }

@@ -108,7 +108,8 @@ fn notice(notice: &Notice) -> Response<Body> {
             later(problem(StatusCode::TOO_MANY_REQUESTS, "Too many requests", None, None), *retry_after)
         }
         Notice::BodyTooLarge { .. } => problem(StatusCode::PAYLOAD_TOO_LARGE, "Body too large", None, None),
-        Notice::BodyBroken | Notice::BodyNotJson(_) => {
+        Notice::BodyTooSlow => problem(StatusCode::PAYLOAD_TOO_LARGE, "Body too slow", None, None),
+        Notice::BodyBroken | Notice::BodyEmpty | Notice::BodyNotJson(_) => {
             problem(StatusCode::BAD_REQUEST, "Body not valid", None, None)
         }
         Notice::Parameter(invalid) => {

@@ -56,7 +56,7 @@ fn in_query(query: Option<&str>, name: &str) -> Result<Option<String>, Reason> {
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
         // The parser writes U+FFFD for what is not UTF-8.
-        (Some(value), None) if value.contains('\u{fffd}') => Err(Reason::NotScalar),
+        (Some(value), None) if value.contains('\u{fffd}') => Err(Reason::NotUtf8),
         (Some(value), None) => Ok(Some(value.into_owned())),
         (Some(_), Some(_)) => Err(Reason::Repeated),
     }
@@ -66,9 +66,7 @@ fn in_headers(headers: &HeaderMap, name: &str) -> Result<Option<String>, Reason>
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
-        (Some(value), None) => {
-            value.to_str().map(|text| Some(text.to_owned())).map_err(|_| Reason::NotScalar)
-        }
+        (Some(value), None) => value.to_str().map(|text| Some(text.to_owned())).map_err(|_| Reason::NotAscii),
         (Some(_), Some(_)) => Err(Reason::Repeated),
     }
 }
@@ -83,7 +81,7 @@ mod tests {
         assert_eq!(in_query(Some("b=1"), "a"), Ok(None));
         assert_eq!(in_query(Some("b=1&a=x%2Fy+z"), "a"), Ok(Some("x/y z".to_owned())));
         assert_eq!(in_query(Some("a=1&%61=1"), "a"), Err(Reason::Repeated));
-        assert_eq!(in_query(Some("a=%ff"), "a"), Err(Reason::NotScalar));
+        assert_eq!(in_query(Some("a=%ff"), "a"), Err(Reason::NotUtf8));
     }
 
     #[test]
@@ -95,7 +93,7 @@ mod tests {
         headers.append("x-a", "1".parse().unwrap());
         assert_eq!(in_headers(&headers, "x-a"), Err(Reason::Repeated));
         headers.insert("x-a", axum::http::HeaderValue::from_bytes(b"\xe9").unwrap());
-        assert_eq!(in_headers(&headers, "x-a"), Err(Reason::NotScalar));
+        assert_eq!(in_headers(&headers, "x-a"), Err(Reason::NotAscii));
     }
 
     #[test]

@@ -74,10 +74,14 @@ pub(super) struct Told {
 pub(super) enum Notice {
     #[error("too often for this route")]
     TooOften { retry_after: Duration },
-    #[error("the body is larger than {limit} bytes, or did not arrive in time")]
+    #[error("the body is larger than the {limit} bytes that this route takes")]
     BodyTooLarge { limit: usize },
+    #[error("the body did not arrive in time")]
+    BodyTooSlow,
     #[error("the body ended before it was complete")]
     BodyBroken,
+    #[error("the body is empty, and this route takes JSON")]
+    BodyEmpty,
     #[error("the body is not JSON: {0}")]
     BodyNotJson(super::json::NotJson),
     #[error(transparent)]
@@ -123,6 +127,8 @@ impl Rejection {
                 Notice::Busy { reason } => format!("not stored: {reason}"),
                 notice @ (Notice::TooOften { .. }
                 | Notice::BodyTooLarge { .. }
+                | Notice::BodyTooSlow
+                | Notice::BodyEmpty
                 | Notice::BodyBroken
                 | Notice::BodyNotJson(_)
                 | Notice::Parameter(_)

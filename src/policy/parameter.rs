@@ -92,9 +92,15 @@ pub enum Reason {
     /// It is given more than once.
     #[error("is given more than once")]
     Repeated,
-    /// It is a list, an object or null, or not text.
+    /// It is a list, an object or null.
     #[error("is not a string, number or boolean")]
     NotScalar,
+    /// Its bytes are no text, or hold the character that stands in for such bytes.
+    #[error("is not UTF-8 text")]
+    NotUtf8,
+    /// A header's value has other bytes than those of ASCII text.
+    #[error("is not ASCII text")]
+    NotAscii,
     /// It would make an argument look like an option.
     #[error("would make an argument start with `-`")]
     LeadingDash,

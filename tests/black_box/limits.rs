@@ -120,6 +120,13 @@ fn i7_slow_callers_are_ended() {
     tls.write(b"POST /x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n12345").unwrap();
     assert!(tls.read().unwrap().is_wall());
     assert!(tls.is_closed());
+    // Whoever has proven an allowed identity by certificate is told that it was too slow, not too large.
+    let mut tls = gateway.connect_as(&site.node("node.example.com", &[]));
+    tls.write(b"POST /x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n12345").unwrap();
+    let response = tls.read().unwrap();
+    assert_eq!(response.status, 413, "{response:?}");
+    assert_eq!(response.json()["detail"], json!("the body did not arrive in time"));
+    assert!(tls.is_closed());
     // A connection that has asked, and then asks nothing more.
     let mut tls = gateway.connect();
     assert!(tls.ask(&gateway.get("/x")).is_wall());

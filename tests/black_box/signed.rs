@@ -131,6 +131,18 @@ fn i1_an_invalid_parameter_runs_nothing_and_is_named_but_not_repeated() {
         let response = gateway.send(&gateway.post(target, GOOD).request());
         assert_eq!((response.status, &response.json()["parameter"]), (400, &json!("count")), "{target}");
     }
+    let detail = |target: &str, body: &str| {
+        let response = gateway.send(&gateway.post(target, body).request());
+        (response.status, response.json()["detail"].as_str().unwrap().to_owned())
+    };
+    for body in ["", "\r\n"] {
+        assert_eq!(
+            detail("/promote", body),
+            (400, "the body is empty, and this route takes JSON".to_owned())
+        );
+    }
+    let not_text = "the parameter `count` is not UTF-8 text".to_owned();
+    assert_eq!(detail("/promote?count=%ff", GOOD), (400, not_text));
     gateway.stop();
     let audit = std::fs::read_to_string(site.path("audit.jsonl")).unwrap();
     assert!(!audit.contains("started"), "{audit}");
@@ -143,6 +155,8 @@ fn a_body_over_the_routes_limit_is_413() {
     let body = format!(r#"{{"pad":"{}"}}"#, "x".repeat(3000));
     let response = gateway.send(&gateway.post("/promote", &body).request());
     assert_eq!(response.status, 413, "{response:?}");
+    let detail = "the body is larger than the 2048 bytes that this route takes";
+    assert_eq!(response.json()["detail"], json!(detail));
 }
 
 #[test]
