@@ -53,6 +53,18 @@ impl Files {
         Ok(if directory.shared { Surroundings::Shared } else { Surroundings::Private })
     }
 
+    /// Whether `path` is a directory that commands can start in; whoever may write there is the operator's to say.
+    pub(super) fn directory(&self, path: &Path) -> Result<bool, std::io::Error> {
+        match self {
+            Self::Disk(_) => match path.metadata() {
+                Ok(found) => Ok(found.is_dir()),
+                Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(false),
+                Err(error) => Err(error),
+            },
+            Self::Memory(files) => Ok(!files.contains_key(path)),
+        }
+    }
+
     /// The program's path after all symbolic links.
     pub(super) fn program(&self, path: &Path) -> Result<PathBuf, ProgramProblem> {
         match self {

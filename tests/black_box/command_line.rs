@@ -136,6 +136,22 @@ fn a_program_that_is_not_there_is_a_warning_and_refuses_the_job() {
 }
 
 #[test]
+fn a_working_directory_that_is_not_there_is_a_warning_and_one_that_is_a_file_an_error() {
+    let site = site();
+    site.route("x", &format!("{ROUTE}directory = \"/no/such/directory\"\n"));
+    let (code, text) = check(&site);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("routes/x.toml:7:13") && text.contains("`/no/such/directory`"), "{text}");
+    assert!(text.ends_with("1 warning\n"), "{text}");
+    for file in ["/bin/echo", "/bin/echo/x"] {
+        site.route("x", &format!("{ROUTE}directory = \"{file}\"\n"));
+        let (code, text) = check(&site);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains(&format!("`{file}` is not a directory")), "{text}");
+    }
+}
+
+#[test]
 fn call_is_accepted_waits_and_explains_the_wall() {
     let site = site();
     let node = site.node("node.example.com", &[]);

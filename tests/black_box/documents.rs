@@ -53,17 +53,27 @@ fn the_example_policy_passes_check_once_its_certificates_and_secrets_are_made() 
     let dir = tempfile::tempdir().unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("policy");
     fs::create_dir_all(dir.path().join("policy/routes")).unwrap();
+    // The one directory outside of the example; a test makes it where it leaves nothing behind.
+    let state = dir.path().join("state");
+    let moved = |text: &str| text.replace("/var/lib/bridgeward", state.to_str().unwrap());
     for name in ["gateway.toml", "routes/kick_haproxy_app_internal.toml", "routes/promote.toml"] {
-        // The one directory that a packaged gateway has, and this machine has not.
-        let text = fs::read_to_string(source.join(name)).unwrap().replace("/var/lib/bridgeward", "..");
+        let text = moved(&fs::read_to_string(source.join(name)).unwrap());
         fs::write(dir.path().join("policy").join(name), text).unwrap();
     }
-    let lines = shell_blocks("policy/README.md");
     let policy = dir.path().join("policy");
-    run(lines.first().unwrap(), &policy);
-    let output = Command::new(BINARY).args(["check", "--policy"]).arg(&policy).output().unwrap();
-    let found = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{found}");
+    let check = || {
+        let output = Command::new(BINARY).args(["check", "--policy"]).arg(&policy).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    // Each line of the page is needed, and together they are enough.
+    for missing in ["/certs` does not", "/policy/secrets` does not", "/state` does not"] {
+        let (code, found) = check();
+        assert!(code == Some(1) && found.contains(missing), "{missing}: {found}");
+    }
+    let lines = shell_blocks("policy/README.md");
+    run(&moved(lines.first().unwrap()), &policy);
+    let (code, found) = check();
+    assert_eq!(code, Some(0), "{found}");
     // Its commands need not be there; nothing else is to be said about it.
     for warning in found.lines().filter(|line| line.starts_with("warning")) {
         assert!(warning.contains("/usr/bin/mco"), "{found}");

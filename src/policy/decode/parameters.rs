@@ -54,7 +54,6 @@ fn parameter(table: &mut Table<'_>, with_body: bool) -> Decoded<Parameter> {
     let one_of = table
         .optional("one_of", |value| value.set(|value| value.text().map(str::to_owned)).map(Accepts::OneOf));
     let integer = table.optional("integer", |value| value.table("`integer`", integer));
-    table.unsupported("list");
     let max_length = table.or("max_length", MAX_LENGTH, max_length);
     let default = table.optional("default", Ok);
     let replace = table.or("replace", BTreeMap::new(), |value| value.table("`replace`", replace));
@@ -268,10 +267,7 @@ mod tests {
                 format!("{ok}one_of = [\"x\"], leading_dash = \"yes\""),
                 "`leading_dash`: takes `true` or `false`, not a string",
             ),
-            (
-                format!("{ok}one_of = [\"x\"], list = true"),
-                "`list` is not supported yet in the parameter `p`",
-            ),
+            (format!("{ok}one_of = [\"x\"], list = true"), "unknown key `list` in the parameter `p`"),
             (format!("{ok}one_of = [\"x\"], type = \"x\""), "unknown key `type` in the parameter `p`"),
         ] {
             assert_eq!(findings(GATEWAY, &[("r", &route(&text))]), [finding], "{text}");

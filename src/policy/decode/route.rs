@@ -376,7 +376,6 @@ timeout = "10 minutes"
            |
            = help: did you mean `pattern`?
            = help: allowed here: from, pattern, one_of, integer, max_length, default, replace, leading_dash
-           = help: not supported yet: list
 
         error: `steps`: the program is an absolute path without `.`, `..` or empty parts, such as `/usr/bin/mco`
           --> /policy/routes/promote.toml:13:11

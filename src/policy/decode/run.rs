@@ -37,7 +37,7 @@ pub(super) fn decode(
     let steps = table.required("steps", |value| value.list(|value| step(value, declared, files)));
     table.unsupported("user");
     let nice = table.or("nice", 5, |value| value.number(0..=19));
-    let directory = table.or("directory", PathBuf::from("/"), Value::absolute_path);
+    let directory = table.or("directory", PathBuf::from("/"), |value| working_directory(value, files));
     let env = table.or("env", BTreeMap::new(), |value| value.table("`env`", env));
     let stdin = table.or("stdin", (), |value| value.word(&[("none", ())], &["body"]));
     let timeout = table.or("timeout", 10 * minute, positive_duration);
@@ -62,7 +62,7 @@ pub(super) fn decode(
     let respond = table.or("respond", Respond::Accepted, |value| value.word(&words, &[]));
     let words = [("drop", Privileges::Drop), ("may_gain", Privileges::MayGain)];
     let privileges = table.or("privileges", Privileges::Drop, |value| value.word(&words, &[]));
-    for later in ["limits", "writable", "writable_best_effort", "fail_on_output"] {
+    for later in ["limits", "writable", "fail_on_output"] {
         table.unsupported(later);
     }
     stdin.and(coalesce)?;
@@ -136,6 +136,23 @@ fn program<'a>(value: Value<'a>, files: &Files) -> Decoded<&'a str> {
         );
     }
     Ok(text)
+}
+
+/// Where commands start; like a program, it need not be there on every machine that checks the policy.
+fn working_directory(value: Value<'_>, files: &Files) -> Decoded<PathBuf> {
+    let path = value.absolute_path()?;
+    match files.directory(&path) {
+        Ok(true) => Ok(path),
+        Ok(false) => Err(value.refuse(format!("`{}` is not a directory", path.display()))),
+        Err(reason) => {
+            value.page().warn(
+                value.place(),
+                format!("there is no directory `{}` on this machine: {reason}", path.display()),
+                "commands of this route do not start until it is there",
+            );
+            Ok(path)
+        }
+    }
 }
 
 fn template(value: Value<'_>, declared: Declared<'_>) -> Decoded<Template> {
@@ -237,6 +254,7 @@ mod tests {
             ("nice = 20", "`nice`: a whole number from 0 to 19"),
             ("nice = -1", "`nice`: a whole number from 0 to 19"),
             ("directory = \"tmp\"", "`directory`: an absolute path"),
+            ("directory = \"/bin/a\"", "`directory`: `/bin/a` is not a directory"),
             (
                 "env = { \"1A\" = \"x\" }",
                 "`1A` is not the name of a variable: letters, digits and `_`, not first a digit",
@@ -267,7 +285,6 @@ mod tests {
             ("retry = {}", "`retry` is not supported yet in `[run]`"),
             ("limits = {}", "`limits` is not supported yet in `[run]`"),
             ("writable = []", "`writable` is not supported yet in `[run]`"),
-            ("writable_best_effort = true", "`writable_best_effort` is not supported yet in `[run]`"),
             ("fail_on_output = \"x\"", "`fail_on_output` is not supported yet in `[run]`"),
             ("shell = \"x\"", "unknown key `shell` in `[run]`"),
         ] {
