@@ -31,16 +31,16 @@ pub(super) fn compile(texts: &Texts, files: &Files) -> (Option<Policy>, Diagnost
         sheet.compare_locks(before);
     }
     if sheets.is_empty() && !texts.unread_routes {
-        found.warning_in_file(
+        found.warning_in_directory(
             &texts.routes_directory,
             "no routes: nothing is offered, and every request is refused",
         );
     }
     let mut routes = Some(BTreeMap::new());
-    for Sheet { text, page, route, .. } in sheets {
+    for Sheet { page, route, .. } in sheets {
         found.merge(page.into_diagnostics());
         match (&mut routes, route) {
-            (Some(routes), Ok(route)) => drop(routes.insert(text.name.clone(), Arc::new(route))),
+            (Some(routes), Ok(route)) => drop(routes.insert(route.name.clone(), Arc::new(route))),
             (Some(_), Err(_)) => routes = None,
             (None, _) => {}
         }
@@ -64,7 +64,7 @@ impl<'a> Sheet<'a> {
     fn decode(text: &'a RouteText, known: &Known, files: &Files) -> Self {
         let page = Page::new(text.path.clone(), text.text.clone());
         let mut outline = Outline::default();
-        let route = route::decode(&page, &text.name, known, files, &mut outline);
+        let route = route::decode(&page, &text.stem, known, files, &mut outline);
         Self { text, page, outline, route }
     }
 
@@ -74,7 +74,7 @@ impl<'a> Sheet<'a> {
         };
         let same = before.iter().find_map(|other| {
             let (other_method, other_path, other_place) = other.outline.matches.as_ref()?;
-            (other_method == method && other_path == path).then_some((&other.text.name, other_place))
+            (other_method == method && other_path == path).then_some((&other.text.stem, other_place))
         });
         if let Some((other, other_place)) = same {
             let message = format!("`{method} {path}` is the request of the route `{other}`, too");
@@ -93,7 +93,7 @@ impl<'a> Sheet<'a> {
             (other_concurrency != concurrency).then_some((
                 other_lock,
                 other_concurrency,
-                &other.text.name,
+                &other.text.stem,
                 other_place,
             ))
         });
@@ -238,13 +238,18 @@ mod tests {
     fn errors_of_all_files_are_reported_at_once_in_order() {
         let gateway = GATEWAY.replace("rfc9421", "rfc").replace("[queue]", "[limits]\nbody = \"x\"\n[queue]");
         let route = ROUTE.replace("jenkins", "jenkin");
-        let found = findings(&gateway, &[("a", &route), ("b b", ROUTE), ("c", "x = 1")]);
+        let found = findings(&gateway, &[("a", &route), ("b b", "x = 1"), ("c", "x = 1")]);
         let starts = [
-            "not a route's file",
             "`body`: a size",
             "`scheme`: `rfc`",
             "`key`: there is no `[keys.jenkin]`",
-            "`method` is missing",
+            "not a route's file: a route's name is made of",
+            "`method` is missing in `routes/b b.toml`",
+            "`path` is missing",
+            "`allow` is missing",
+            "`run` is missing",
+            "unknown key `x`",
+            "`method` is missing in `routes/c.toml`",
             "`path` is missing",
             "`allow` is missing",
             "`run` is missing",

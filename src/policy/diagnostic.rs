@@ -48,6 +48,7 @@ enum Severity {
 enum At {
     Place(Place),
     File(PathBuf),
+    Directory(PathBuf),
 }
 
 /// Everything that was found in a policy.
@@ -84,7 +85,7 @@ impl Finding {
     fn offset(&self) -> usize {
         match &self.at {
             At::Place(place) => place.span.start,
-            At::File(_) => 0,
+            At::File(_) | At::Directory(_) => 0,
         }
     }
 
@@ -96,7 +97,8 @@ impl Finding {
         let mut group = Group::with_title(level.primary_title(self.message.as_str()));
         group = match &self.at {
             At::Place(place) => group.element(place.snippet(AnnotationKind::Primary, None)),
-            At::File(path) => group.element(Origin::path(path.to_string_lossy())),
+            At::File(path) => group.element(Origin::path(path.to_string_lossy()).line(1).char_column(1)),
+            At::Directory(path) => group.element(Origin::path(path.to_string_lossy())),
         };
         for (place, label) in &self.also {
             group = group.element(place.snippet(AnnotationKind::Context, Some(label)));
@@ -149,9 +151,18 @@ impl Diagnostics {
         self.findings.push(Finding::new(Severity::Error, At::File(path.to_owned()), message));
     }
 
-    /// Adds a warning that concerns a whole file.
-    pub fn warning_in_file(&mut self, path: &Path, message: impl Into<String>) {
-        self.findings.push(Finding::new(Severity::Warning, At::File(path.to_owned()), message));
+    /// Adds an error that concerns a directory.
+    pub(super) fn error_in_directory(&mut self, path: &Path, message: impl Into<String>) {
+        self.findings.push(Finding::new(Severity::Error, At::Directory(path.to_owned()), message));
+    }
+
+    /// Adds a warning that concerns a directory.
+    pub(super) fn warning_in_directory(&mut self, path: &Path, message: impl Into<String>) {
+        self.findings.push(Finding::new(Severity::Warning, At::Directory(path.to_owned()), message));
+    }
+
+    pub(super) fn push(&mut self, finding: Finding) {
+        self.findings.push(finding);
     }
 
     /// Adds what was found elsewhere, after what is here.
@@ -247,7 +258,7 @@ mod tests {
           |              ^^^
 
         error: holds no certificate
-        --> /p/ca.pem
+        --> /p/ca.pem:1:1
 
         2 errors, 1 warning
         "#);
@@ -283,7 +294,7 @@ mod tests {
         let mut first = Diagnostics::default();
         first.error_in_file(Path::new("/a"), "one");
         let mut second = Diagnostics::default();
-        second.warning_in_file(Path::new("/b"), "two");
+        second.warning_in_directory(Path::new("/b"), "two");
         first.merge(second);
         assert_eq!(first.messages().collect::<Vec<_>>(), ["one", "two"]);
         assert!(first.to_string().ends_with("1 error, 1 warning"));

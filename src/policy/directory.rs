@@ -5,9 +5,10 @@
 
 use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::diagnostic::Diagnostics;
-use super::opening::{self, Kind};
+use super::diagnostic::{Diagnostics, Finding, Place, SourceText};
+use super::opening::{self, Kind, NotOpened};
 use super::rights::Caller;
 use crate::domain::name::RouteName;
 
@@ -30,7 +31,8 @@ pub(super) struct Texts {
 /// The text of one `routes/<name>.toml`.
 #[derive(Debug)]
 pub(super) struct RouteText {
-    pub(super) name: RouteName,
+    /// The file's name without `.toml`; whether it is a route's name is asked when the text is read.
+    pub(super) stem: String,
     pub(super) path: PathBuf,
     pub(super) text: String,
 }
@@ -42,13 +44,15 @@ pub(super) fn read(directory: &Path, caller: &Caller) -> (Texts, Diagnostics) {
     let directory = match std::path::absolute(directory) {
         Ok(absolute) => absolute,
         Err(error) => {
-            found.error_in_file(directory, format!("{error}; {EXPECTED}"));
+            found.error_in_directory(directory, format!("{error}; {EXPECTED}"));
             return (texts, found);
         }
     };
     texts.routes_directory = directory.join("routes");
     if let Err(error) = opening::directory(&directory, caller) {
-        found.error_in_file(&directory, format!("{error}; {EXPECTED}"));
+        let is_there = !matches!(error, NotOpened::Missing(_)) && !directory.is_file();
+        let message = if is_there { error.to_string() } else { format!("{error}; {EXPECTED}") };
+        found.error_in_directory(&directory, message);
         return (texts, found);
     }
     let gateway = directory.join("gateway.toml");
@@ -57,41 +61,44 @@ pub(super) fn read(directory: &Path, caller: &Caller) -> (Texts, Diagnostics) {
     } else {
         texts.gateway = text_of(&gateway, caller, &mut found).map(|text| (gateway, text));
     }
-    texts.unread_routes = false;
-    for (name, path) in route_files(&texts.routes_directory, caller, &mut found) {
-        let read = name.zip(text_of(&path, caller, &mut found));
-        texts.unread_routes |= read.is_none();
-        texts.routes.extend(read.map(|(name, text)| RouteText { name, path, text }));
-    }
-    (texts, found)
-}
-
-/// The same for texts that stand in no file.
-pub(super) fn in_memory(directory: &Path, gateway: &str, routes: &[(&str, &str)]) -> (Texts, Diagnostics) {
-    let mut found = Diagnostics::default();
-    let mut texts = Texts {
-        gateway: Some((directory.join("gateway.toml"), gateway.to_owned())),
-        routes_directory: directory.join("routes"),
-        ..Texts::default()
+    let Some(files) = route_files(&texts.routes_directory, caller, &mut found) else {
+        return (texts, found);
     };
-    for (stem, text) in routes {
-        let path = texts.routes_directory.join(format!("{stem}.toml"));
-        match RouteName::parse(stem) {
-            Ok(name) => texts.routes.push(RouteText { name, path, text: (*text).to_owned() }),
-            Err(error) => found.error_in_file(&path, format!("not a route's file: {error}")),
+    texts.unread_routes = false;
+    for (stem, path) in files {
+        match text_of(&path, caller, &mut found) {
+            Some(text) => texts.routes.push(RouteText { stem, path, text }),
+            None => {
+                texts.unread_routes = true;
+                if let Err(error) = RouteName::parse(&stem) {
+                    found.error_in_file(&path, format!("not a route's file: {error}"));
+                }
+            }
         }
     }
     (texts, found)
 }
 
-/// The route files of a directory in the order of their names; a file whose stem is no name is there without one.
-fn route_files(
-    directory: &Path,
-    caller: &Caller,
-    found: &mut Diagnostics,
-) -> Vec<(Option<RouteName>, PathBuf)> {
+/// The same for texts that stand in no file.
+pub(super) fn in_memory(directory: &Path, gateway: &str, routes: &[(&str, &str)]) -> Texts {
+    let routes_directory = directory.join("routes");
+    let route = |(stem, text): &(&str, &str)| {
+        let path = routes_directory.join(format!("{stem}.toml"));
+        RouteText { stem: (*stem).to_owned(), path, text: (*text).to_owned() }
+    };
+    Texts {
+        gateway: Some((directory.join("gateway.toml"), gateway.to_owned())),
+        routes: routes.iter().map(route).collect(),
+        routes_directory,
+        unread_routes: false,
+    }
+}
+
+/// The stems and paths of a directory's route files in the order of their names; `None` when it cannot be read, which
+/// was said.
+fn route_files(directory: &Path, caller: &Caller, found: &mut Diagnostics) -> Option<Vec<(String, PathBuf)>> {
     if directory.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
-        return Vec::new();
+        return Some(Vec::new());
     }
     let listed = opening::directory(directory, caller)
         .map_err(|error| error.to_string())
@@ -99,8 +106,8 @@ fn route_files(
     let entries = match listed {
         Ok(entries) => entries,
         Err(error) => {
-            found.error_in_file(directory, error);
-            return Vec::new();
+            found.error_in_directory(directory, error);
+            return None;
         }
     };
     let mut files = Vec::new();
@@ -117,13 +124,9 @@ fn route_files(
             );
             continue;
         };
-        let name = RouteName::parse(stem);
-        if let Err(error) = &name {
-            found.error_in_file(&path, format!("not a route's file: {error}"));
-        }
-        files.push((name.ok(), path));
+        files.push((stem.to_owned(), path));
     }
-    files
+    Some(files)
 }
 
 fn list(directory: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
@@ -146,10 +149,12 @@ fn text_of(path: &Path, caller: &Caller, found: &mut Diagnostics) -> Option<Stri
     match std::str::from_utf8(&bytes) {
         Ok(text) => Some(text.to_owned()),
         Err(error) => {
-            let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
-            let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-            let column = 1 + before.iter().rev().take_while(|byte| **byte != b'\n').count();
-            found.error_in_file(path, format!("not UTF-8 text from line {line}, byte {column} on"));
+            // Up to the first fault it is the same text, so that this shows the place.
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let source = Arc::new(SourceText { path: path.to_owned(), text });
+            let fault = error.valid_up_to();
+            let place = Place { source, span: fault..fault + char::REPLACEMENT_CHARACTER.len_utf8() };
+            found.push(Finding::error(place, "not UTF-8 text from here on"));
             None
         }
     }
@@ -209,17 +214,14 @@ mod tests {
         let (texts, found) = found_in(directory.path());
         assert_eq!(texts.gateway.map(|(_, text)| text), Some("g".into()));
         let routes: Vec<_> =
-            texts.routes.iter().map(|route| (route.name.as_str(), route.text.as_str())).collect();
-        assert_eq!(routes, [("a-1.x", "a"), ("b", "b")]);
+            texts.routes.iter().map(|route| (route.stem.as_str(), route.text.as_str())).collect();
+        assert_eq!(routes, [("_x", ""), ("a b", ""), ("a-1.x", "a"), ("b", "b")]);
         assert!(texts.unread_routes);
-        let name = "not a route's file: a route's name is made of letters, digits, `_`, `-` and `.`, and starts with a letter or digit";
         let extension = "not a route's file: only files that end in `.toml` belong in `routes/`; move it away, or let its name start with a dot";
         let mut expected = [
-            name,
-            name,
             extension,
             extension,
-            "not UTF-8 text from line 2, byte 5 on",
+            "not UTF-8 text from here on",
             "`/routes/old.toml` is a directory, not a file",
         ];
         let mut found = found;
@@ -238,5 +240,29 @@ mod tests {
             ["`/routes/a.toml` is writable by its group or by others (mode 0666): `chmod go-w` it"]
         );
         assert!(texts.routes.is_empty() && texts.unread_routes);
+        let bad = directory.path().join("routes/b b.toml");
+        std::fs::rename(directory.path().join("routes/a.toml"), &bad).unwrap();
+        let (_, found) = found_in(directory.path());
+        assert!(found[0].contains("writable") && found[1].starts_with("not a route's file"), "{found:?}");
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_is_refused_and_nothing_else_is_said_of_it() {
+        let directory = directory_with(&[("gateway.toml", b"")]);
+        for name in ["/routes", ""] {
+            let path = directory.path().join(name.trim_start_matches('/'));
+            set_permissions(path, PermissionsExt::from_mode(0o777)).unwrap();
+            let (texts, found) = found_in(directory.path());
+            let writable = "is a directory that others may write in (mode 0777): `chmod go-w` it";
+            assert_eq!(found, [format!("`{name}` {writable}")]);
+            assert!(texts.unread_routes, "no warning that there were none");
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_shown_where_it_begins() {
+        let directory = directory_with(&[("gateway.toml", b"ok = 1\nx = \xe9\xff\n")]);
+        let shown = read(directory.path(), &Caller::current()).1.to_string();
+        assert!(shown.contains("gateway.toml:2:5\n") && shown.contains("    ^"), "{shown}");
     }
 }

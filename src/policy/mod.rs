@@ -206,9 +206,8 @@ pub fn load(directory: &Path) -> Result<Loaded, Diagnostics> {
 /// # Errors
 /// As [`load`].
 pub fn compile_text(gateway: &str, routes: &[(&str, &str)], files: &Files) -> Result<Loaded, Diagnostics> {
-    let (texts, mut found) = directory::in_memory(Path::new("/policy"), gateway, routes);
-    let (policy, findings) = compile::compile(&texts, files);
-    found.merge(findings);
+    let (policy, found) =
+        compile::compile(&directory::in_memory(Path::new("/policy"), gateway, routes), files);
     finish(policy, found)
 }
 

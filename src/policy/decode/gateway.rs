@@ -432,11 +432,16 @@ mod tests {
 
     #[test]
     fn names_of_keys_are_checked_and_one_bad_key_hides_no_other() {
-        let text = format!("{GATEWAY}\n[keys.\"a b\"]\n[keys.c]\nscheme = \"x\"\nsecret = 1");
+        let text = format!(
+            "{GATEWAY}\n[keys.\"a b\"]\nsecrets = []\nwindow = \"0s\"\n[keys.c]\nscheme = \"x\"\nsecret = 1"
+        );
         assert_eq!(
             findings(&text, &[("r", ROUTE)]),
             [
+                "`scheme` is missing in `[keys.a b]`",
                 "`a b` is not the name of a key: a key's name is made of letters, digits, `_`, `-` and `.`, and starts with a letter or digit",
+                "`secrets`: a list of at least one; leave the key out if it is not meant",
+                "`window`: a duration longer than nothing",
                 "`secrets` is missing in `[keys.c]`",
                 "`scheme`: `x` is not one of its values",
                 "unknown key `secret` in `[keys.c]`",

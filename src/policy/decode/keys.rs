@@ -28,7 +28,8 @@ const LATER: [&str; 9] = [
 
 /// A secret that was read, and where the policy names it.
 struct Loaded {
-    key: KeyName,
+    /// As it is shown, because it may be no name.
+    key: String,
     place: Place,
     secret: Secret,
 }
@@ -42,30 +43,34 @@ pub(super) fn decode(
     let mut loaded = Vec::new();
     let mut keys = Vec::new();
     for (text, place, value) in table.take_all() {
-        match KeyName::parse(text) {
-            Ok(name) => {
-                names.insert(name.clone());
-                let title = format!("`[keys.{name}]`");
-                let key = value.table(&title, |table| key(table, &name, files, &mut loaded));
-                keys.push(key.map(|key| (name, key)));
-            }
-            Err(error) => {
-                let message = format!("`{}` is not the name of a key: {error}", text.escape_debug());
-                keys.push(Err(table.page().report(Finding::error(place, message))));
-            }
-        }
+        let shown = text.escape_debug().to_string();
+        let name = KeyName::parse(text).map_err(|error| {
+            let message = format!("`{shown}` is not the name of a key: {error}");
+            table.page().report(Finding::error(place, message))
+        });
+        names.extend(name.clone());
+        // Read even without a name, so that all that is wrong in it is said at once.
+        let title = format!("`[keys.{shown}]`");
+        let key = value.table(&title, |table| key(table, &name, &shown, files, &mut loaded));
+        keys.push(key.map(|key| (key.name.clone(), key)));
     }
     let distinct = refuse_shared(table, &loaded);
     let keys = keys.into_iter().collect::<Decoded<_>>();
     (names, distinct.and(keys))
 }
 
-fn key(table: &mut Table<'_>, name: &KeyName, files: &Files, loaded: &mut Vec<Loaded>) -> Decoded<Key> {
+fn key(
+    table: &mut Table<'_>,
+    name: &Decoded<KeyName>,
+    shown: &str,
+    files: &Files,
+    loaded: &mut Vec<Loaded>,
+) -> Decoded<Key> {
     let scheme = table.required("scheme", |value| value.word(&[("rfc9421", Scheme::Rfc9421)], &LATER));
     let secrets = table.required("secrets", |value| {
         value.list(|value| {
             let secret = secret(value, files)?;
-            loaded.push(Loaded { key: name.clone(), place: value.place(), secret: secret.clone() });
+            loaded.push(Loaded { key: shown.to_owned(), place: value.place(), secret: secret.clone() });
             Ok(secret)
         })
     });
@@ -76,7 +81,7 @@ fn key(table: &mut Table<'_>, name: &KeyName, files: &Files, loaded: &mut Vec<Lo
     }
     let window = window?;
     let remember = remember?.unwrap_or(window * 2);
-    Ok(Key { name: name.clone(), scheme: scheme?, secrets: secrets?, window, remember })
+    Ok(Key { name: name.clone()?, scheme: scheme?, secrets: secrets?, window, remember })
 }
 
 fn secret(value: Value<'_>, files: &Files) -> Decoded<Secret> {

@@ -87,6 +87,11 @@ impl Page {
         Diagnostics::of_file(self.findings.into_inner())
     }
 
+    /// The place of what concerns the whole file.
+    pub(super) fn start(&self) -> Place {
+        self.place(0..0)
+    }
+
     fn place(&self, span: Range<usize>) -> Place {
         Place { source: Arc::clone(&self.source), span }
     }

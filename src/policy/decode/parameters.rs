@@ -33,17 +33,15 @@ pub(super) fn names(top: &mut Table<'_>) -> Option<BTreeSet<ParameterName>> {
 pub(super) fn decode(table: &mut Table<'_>, with_body: bool) -> Decoded<Parameters> {
     let mut parameters = Vec::new();
     for (text, place, value) in table.take_all() {
-        match ParameterName::parse(text) {
-            Ok(name) => {
-                let title = format!("the parameter `{name}`");
-                let parameter = value.table(&title, |table| parameter(table, with_body));
-                parameters.push(parameter.map(|parameter| (name, parameter)));
-            }
-            Err(error) => {
-                let message = format!("`{}` is not the name of a parameter: {error}", text.escape_debug());
-                parameters.push(Err(table.page().report(Finding::error(place, message))));
-            }
-        }
+        let shown = text.escape_debug();
+        let name = ParameterName::parse(text).map_err(|error| {
+            let message = format!("`{shown}` is not the name of a parameter: {error}");
+            table.page().report(Finding::error(place, message))
+        });
+        // Read even without a name, so that all that is wrong in it is said at once.
+        let title = format!("the parameter `{shown}`");
+        let parameter = value.table(&title, |table| parameter(table, with_body));
+        parameters.push(name.and_then(|name| Ok((name, parameter?))));
     }
     parameters.into_iter().collect::<Decoded<_>>().map(Parameters)
 }
@@ -272,8 +270,12 @@ mod tests {
         ] {
             assert_eq!(findings(GATEWAY, &[("r", &route(&text))]), [finding], "{text}");
         }
-        let named = ROUTE.replace("[run]", "[parameters]\nRole = {}\n[run]");
-        assert!(findings(GATEWAY, &[("r", &named)])[0].starts_with("`Role` is not the name of a parameter"));
+        let named = ROUTE.replace("[run]", "[parameters]\nRole = { typ = 1 }\n[run]");
+        let found = findings(GATEWAY, &[("r", &named)]);
+        assert!(found[0].starts_with("`Role` is not the name of a parameter"));
+        let inside =
+            ["`from` is missing in the parameter `Role`", one, "unknown key `typ` in the parameter `Role`"];
+        assert_eq!(found[1..], inside, "a bad name hides nothing");
         let no_table = ROUTE.replace("[[allow]]", "parameters = 5\n[[allow]]").replace("\"x\"", "\"{p}\"");
         assert_eq!(findings(GATEWAY, &[("r", &no_table)]), ["`parameters`: takes a table, not an integer"]);
     }

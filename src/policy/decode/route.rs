@@ -29,12 +29,15 @@ const OWN_PATHS: &str = "/-/";
 /// Decodes the whole file; `outline` is filled as far as possible.
 pub(in crate::policy) fn decode(
     page: &Page,
-    name: &RouteName,
+    stem: &str,
     known: &Known,
     files: &Files,
     outline: &mut Outline,
 ) -> Decoded<Route> {
-    page.read(&format!("`routes/{name}.toml`"), |top| {
+    // Read even without a name, so that all that is wrong in the file is said at once.
+    let name = RouteName::parse(stem)
+        .map_err(|error| page.report(Finding::error(page.start(), format!("not a route's file: {error}"))));
+    page.read(&format!("`routes/{}.toml`", stem.escape_debug()), |top| {
         let method = top.required("method", method);
         let path = top.required("path", path);
         if let (Ok(method), Ok(path)) = (&method, &path) {
@@ -51,10 +54,10 @@ pub(in crate::policy) fn decode(
             parameters::decode(table, json || payload.is_err())
         });
         let run = top.required("run", |value| {
-            value.table("`[run]`", |table| run::decode(table, name, names.as_ref(), files, &mut outline.lock))
+            value.table("`[run]`", |table| run::decode(table, stem, names.as_ref(), files, &mut outline.lock))
         });
         let route = Route {
-            name: name.clone(),
+            name: name?,
             method: method?,
             path: path?,
             body: body?,

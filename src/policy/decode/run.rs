@@ -10,7 +10,7 @@ use super::gateway::positive_duration;
 use super::limits::positive_size;
 use super::{Decoded, Table, Value};
 use crate::domain::argv::{Argv, MOST_ARGUMENTS};
-use crate::domain::name::{ParameterName, RouteName};
+use crate::domain::name::ParameterName;
 use crate::policy::argv::{StepTemplate, Template};
 use crate::policy::diagnostic::{Finding, Place};
 use crate::policy::files::Files;
@@ -28,7 +28,7 @@ type Declared<'a> = Option<&'a BTreeSet<ParameterName>>;
 
 pub(super) fn decode(
     table: &mut Table<'_>,
-    route: &RouteName,
+    route: &str,
     declared: Declared<'_>,
     files: &Files,
     outline: &mut Option<(Template, NonZeroU32, Place)>,
@@ -42,7 +42,7 @@ pub(super) fn decode(
     let stdin = table.or("stdin", (), |value| value.word(&[("none", ())], &["body"]));
     let timeout = table.or("timeout", 10 * minute, positive_duration);
     let stop_grace = table.or("stop_grace", Duration::from_secs(10), |value| value.parse(units::duration));
-    let lock = table.or("lock", Template::literal(route.as_str()), |value| lock(value, declared));
+    let lock = table.or("lock", Template::literal(route), |value| lock(value, declared));
     let concurrency = table.or("concurrency", 1, |value| value.number(1..=u32::MAX));
     let concurrency = concurrency.map(|number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN));
     if let (Ok(lock), Ok(concurrency)) = (&lock, concurrency) {
