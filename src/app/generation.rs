@@ -5,14 +5,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use rustls::ServerConfig;
 
 use crate::clock::Clock;
 use crate::listener;
-use crate::policy::diagnostic::Diagnostics;
-use crate::policy::{self, Loaded, Policy};
-use crate::trust::Trust;
+use crate::policy::diagnostic::{Diagnostics, Place};
+use crate::policy::{self, ClientTrust, Credentials, Examined, Policy};
 use crate::trust::server::ServerIdentity;
+use crate::trust::{Trust, TrustError};
 
 /// What one policy directory came to.
 pub struct Generation {
@@ -32,40 +33,73 @@ impl Generation {
     /// # Errors
     /// Everything that is wrong with them, and the warnings.
     pub fn prepare(directory: &Path, clock: &Clock) -> Result<(Self, Diagnostics), Diagnostics> {
-        let Loaded { policy, warnings } = policy::load(directory)?;
-        let mut found = Diagnostics::default();
-        let listen = &policy.listen;
+        let Examined { policy, credentials, mut found } = policy::examine(directory);
         let now = clock.now();
-        let server = ServerIdentity::parse(&listen.certificate.bytes, listen.private_key.pem.expose(), now)
-            .map_err(|error| found.error_in_file(&listen.certificate.path, error.to_string()))
-            .ok();
-        let trust = listen.clients.as_ref().and_then(|clients| {
-            let crl = clients.crl.as_ref().map(|crl| crl.bytes.as_slice());
-            let parsed = Trust::parse(&clients.ca.bytes, crl, now);
-            // Which of the two files is meant stands in the error.
-            parsed.map_err(|error| found.error_in_file(&clients.ca.path, error.to_string())).ok()
-        });
-        let verifier = match (&listen.clients, &trust) {
+        let server = server_identity(&credentials, now, &mut found);
+        let trust = credentials.clients.as_ref().and_then(|clients| trust_in(clients, now, &mut found));
+        let verifier = match (&credentials.clients, &trust) {
             (None, _) => Some(None),
             (Some(clients), Some(trust)) => trust
                 .client_verifier()
-                .map_err(|error| found.error_in_file(&clients.ca.path, error.to_string()))
+                .map_err(|error| found.error_at(place_of(&error, clients), error.to_string()))
                 .ok()
                 .map(Some),
             (Some(_), None) => None,
         };
-        let tls = match (&server, verifier) {
-            (Some(server), Some(verifier)) => listener::tls_config(server, verifier, clock)
-                .map_err(|error| found.error_in_file(&listen.private_key.path, error.to_string()))
-                .ok(),
-            (None, _) | (_, None) => None,
-        };
-        let (Some(server), Some(tls), 0) = (server, tls, found.errors()) else {
-            found.merge(warnings);
+        let (Some(policy), Some(server), Some(verifier), 0) = (policy, server, verifier, found.errors())
+        else {
             return Err(found);
         };
-        let authorities = listen.authorities.clone().unwrap_or_else(|| server.names().to_vec());
+        let tls = match listener::tls_config(&server, verifier, clock) {
+            Ok(tls) => tls,
+            Err(error) => {
+                found.error_at(&policy.listen.private_key.place, error.to_string());
+                return Err(found);
+            }
+        };
+        let authorities = policy.listen.authorities.clone().unwrap_or_else(|| server.names().to_vec());
         let generation = Self { policy: Arc::new(policy), tls, trust: trust.map(Arc::new), authorities };
-        Ok((generation, warnings))
+        Ok((generation, found))
+    }
+}
+
+/// Chain and key, each looked at alone before both together, so that one that is bad hides nothing of the other.
+fn server_identity(
+    credentials: &Credentials,
+    now: Timestamp,
+    found: &mut Diagnostics,
+) -> Option<ServerIdentity> {
+    let certificate = credentials.certificate.as_ref().filter(|file| {
+        let checked = ServerIdentity::check_chain(&file.bytes, now);
+        checked.map_err(|error| found.error_at(&file.place, error.to_string())).is_ok()
+    });
+    let private_key = credentials.private_key.as_ref().filter(|file| {
+        let checked = ServerIdentity::check_key(file.pem.expose());
+        checked.map_err(|error| found.error_at(&file.place, error.to_string())).is_ok()
+    });
+    let (certificate, private_key) = certificate.zip(private_key)?;
+    ServerIdentity::parse(&certificate.bytes, private_key.pem.expose(), now)
+        .map_err(|error| found.error_at(&private_key.place, error.to_string()))
+        .ok()
+}
+
+fn trust_in(clients: &ClientTrust, now: Timestamp, found: &mut Diagnostics) -> Option<Trust> {
+    let crl = clients.crl.as_ref().map(|crl| crl.bytes.as_slice());
+    Trust::parse(&clients.ca.bytes, crl, now)
+        .map_err(|error| found.error_at(place_of(&error, clients), error.to_string()))
+        .ok()
+}
+
+/// The key in `gateway.toml` that names the file which is at fault.
+fn place_of<'a>(error: &TrustError, clients: &'a ClientTrust) -> &'a Place {
+    let ca = &clients.ca.place;
+    match error {
+        TrustError::ListFile(_) | TrustError::List { .. } => {
+            clients.crl.as_ref().map_or(ca, |crl| &crl.place)
+        }
+        TrustError::AuthorityFile(_)
+        | TrustError::Authority { .. }
+        | TrustError::AllRevoked
+        | TrustError::Verifier(_) => ca,
     }
 }

@@ -1,11 +1,10 @@
 //! From the texts of a policy to the policy: every file is decoded, then the routes are compared with each other.
 //!
-//! Goes on after errors, so that all of them are found; whether there were any is the caller's to count.
+//! Goes on after errors, so that all of them are found; where there is one, there is no policy.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Policy;
 use super::decode::gateway::{self, Gateway, Known};
 use super::decode::route::{self, Outline};
 use super::decode::{Decoded, Page};
@@ -13,14 +12,15 @@ use super::diagnostic::{Diagnostics, Finding};
 use super::directory::{RouteText, Texts};
 use super::files::Files;
 use super::route::Route;
+use super::{Credentials, Examined, Policy};
 
-/// Gives a policy only when every file could be decoded.
-pub(super) fn compile(texts: &Texts, files: &Files) -> (Option<Policy>, Diagnostics) {
-    let mut found = Diagnostics::default();
+/// Compiles what could be read; `found` is what was said of it so far.
+pub(super) fn compile(texts: &Texts, files: &Files, mut found: Diagnostics) -> Examined {
     let mut known = Known::default();
+    let mut credentials = Credentials::default();
     let gateway = texts.gateway.as_ref().and_then(|(path, text)| {
         let page = Page::new(path.clone(), text.clone());
-        let gateway = gateway::decode(&page, files, &mut known);
+        let gateway = gateway::decode(&page, files, &mut known, &mut credentials);
         found.merge(page.into_diagnostics());
         gateway.ok()
     });
@@ -49,7 +49,7 @@ pub(super) fn compile(texts: &Texts, files: &Files) -> (Option<Policy>, Diagnost
         let Gateway { listen, queue, audit, limits, keys } = gateway;
         Policy { listen, queue, audit, limits, keys, routes }
     });
-    (policy, found)
+    Examined { policy: policy.filter(|_| found.errors() == 0), credentials, found }
 }
 
 /// One route's file and what came of it.

@@ -21,9 +21,9 @@ pub(super) struct SourceText {
     pub(super) text: String,
 }
 
-/// A range of bytes in a policy file.
+/// A range of bytes in a policy file. Other rooms can only have it shown.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub struct Place {
     pub(super) source: Arc<SourceText>,
     pub(super) span: Range<usize>,
 }
@@ -146,7 +146,12 @@ impl Diagnostics {
         self.findings.iter().map(|finding| finding.message.as_str())
     }
 
-    /// Adds an error that concerns a whole file, such as a certificate that does not parse.
+    /// Adds an error in what a policy says, or in what it names there, such as a certificate that does not parse.
+    pub fn error_at(&mut self, place: &Place, message: impl Into<String>) {
+        self.push(Finding::error(place.clone(), message));
+    }
+
+    /// Adds an error that concerns a whole file.
     pub fn error_in_file(&mut self, path: &Path, message: impl Into<String>) {
         self.findings.push(Finding::new(Severity::Error, At::File(path.to_owned()), message));
     }

@@ -36,21 +36,25 @@ impl Files {
         }
     }
 
-    /// Whether a file may be created at `path`; says whether strangers may write in its directory, too.
-    pub(super) fn may_be_created(&self, path: &Path) -> Result<Surroundings, NotOpened> {
+    /// Whether a file may be created at `path`: where that is after all symbolic links and `..` on the way, and whether
+    /// strangers may write in its directory, too.
+    pub(super) fn may_be_created(&self, path: &Path) -> Result<(PathBuf, Surroundings), NotOpened> {
         let caller = match self {
             Self::Disk(caller) => caller,
-            Self::Memory(_) => return Ok(Surroundings::Private),
+            Self::Memory(_) => return Ok((path.to_owned(), Surroundings::Private)),
         };
-        let unusable = |reason: &str| NotOpened::Unsafe { path: path.to_owned(), reason: reason.into() };
-        let (Some(parent), Some(_)) = (path.parent(), path.file_name()) else {
-            return Err(unusable("is not the path of a file"));
+        let unusable = |path: &Path, reason: &str| {
+            Err(NotOpened::Unsafe { path: path.to_owned(), reason: reason.into() })
+        };
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return unusable(path, "is not the path of a file");
         };
         let directory = opening::directory(parent, caller)?;
+        let path = directory.canonical.join(name);
         if path.is_dir() {
-            return Err(unusable("is a directory, not a file"));
+            return unusable(&path, "is a directory, not a file");
         }
-        Ok(if directory.shared { Surroundings::Shared } else { Surroundings::Private })
+        Ok((path, if directory.shared { Surroundings::Shared } else { Surroundings::Private }))
     }
 
     /// Whether `path` is a directory that commands can start in; whoever may write there is the operator's to say.

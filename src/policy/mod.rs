@@ -30,7 +30,7 @@ pub mod units;
 pub use files::Files;
 pub use rights::Caller;
 
-use diagnostic::Diagnostics;
+use diagnostic::{Diagnostics, Place};
 use route::Route;
 use secret::Secret;
 
@@ -66,9 +66,9 @@ pub struct Listen {
     /// Where to accept connections; at least one.
     pub addresses: Vec<SocketAddr>,
     /// The server's certificate chain.
-    pub certificate: PemFile,
+    pub certificate: Arc<PemFile>,
     /// The private key of that chain's first certificate.
-    pub private_key: PrivateKeyFile,
+    pub private_key: Arc<PrivateKeyFile>,
     /// What client certificates are verified against; without it none is asked for.
     pub clients: Option<ClientTrust>,
     /// Hosts that signatures may name; `None`: the names in the server's certificate.
@@ -76,12 +76,34 @@ pub struct Listen {
 }
 
 /// What client certificates are verified against.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ClientTrust {
     /// Every certificate in it is an anchor.
-    pub ca: PemFile,
-    /// Revocation lists; `None` only with `revocation = "off"`.
-    pub crl: Option<PemFile>,
+    pub ca: Arc<PemFile>,
+    /// Revocation lists; `None` only with `revocation = "off"`, or in [`Credentials`] when they could not be read.
+    pub crl: Option<Arc<PemFile>>,
+}
+
+/// The certificates and keys that a policy names, as far as they could be read, whatever else is wrong with it.
+#[derive(Debug, Default)]
+pub struct Credentials {
+    /// `listen.certificate`
+    pub certificate: Option<Arc<PemFile>>,
+    /// `listen.private_key`
+    pub private_key: Option<Arc<PrivateKeyFile>>,
+    /// `listen.client_ca` and `listen.client_crl`
+    pub clients: Option<ClientTrust>,
+}
+
+/// What a policy directory came to, good or bad.
+#[derive(Debug)]
+pub struct Examined {
+    /// The policy; `None` when there was an error.
+    pub policy: Option<Policy>,
+    /// What can be looked at even without a policy.
+    pub credentials: Credentials,
+    /// All errors and warnings.
+    pub found: Diagnostics,
 }
 
 /// A public file that passed the permission check, not yet parsed.
@@ -89,6 +111,8 @@ pub struct ClientTrust {
 pub struct PemFile {
     /// Where it was read, absolute.
     pub path: PathBuf,
+    /// Where the policy names it.
+    pub place: Place,
     /// What stood in it.
     pub bytes: Vec<u8>,
 }
@@ -98,6 +122,8 @@ pub struct PemFile {
 pub struct PrivateKeyFile {
     /// Where it was read, absolute.
     pub path: PathBuf,
+    /// Where the policy names it.
+    pub place: Place,
     /// The PEM text.
     pub pem: Secret,
 }
@@ -188,16 +214,20 @@ pub enum Scheme {
     Rfc9421,
 }
 
-/// Reads, checks and compiles the policy in `directory`.
+/// Reads, checks and compiles the policy in `directory`, and keeps what can be used of a bad one.
+#[must_use]
+pub fn examine(directory: &Path) -> Examined {
+    let caller = Caller::current();
+    let (texts, found) = directory::read(directory, &caller);
+    compile::compile(&texts, &Files::Disk(caller), found)
+}
+
+/// As [`examine`], for those who have no use for a bad policy.
 ///
 /// # Errors
 /// All errors that were found, with the warnings, each with its file, line and column.
 pub fn load(directory: &Path) -> Result<Loaded, Diagnostics> {
-    let caller = Caller::current();
-    let (texts, mut found) = directory::read(directory, &caller);
-    let (policy, findings) = compile::compile(&texts, &Files::Disk(caller));
-    found.merge(findings);
-    finish(policy, found)
+    finish(examine(directory))
 }
 
 /// As [`load`], for the text of `gateway.toml` and the names and texts of route files, as if they stood in `/policy`.
@@ -206,15 +236,15 @@ pub fn load(directory: &Path) -> Result<Loaded, Diagnostics> {
 /// # Errors
 /// As [`load`].
 pub fn compile_text(gateway: &str, routes: &[(&str, &str)], files: &Files) -> Result<Loaded, Diagnostics> {
-    let (policy, found) =
-        compile::compile(&directory::in_memory(Path::new("/policy"), gateway, routes), files);
-    finish(policy, found)
+    let texts = directory::in_memory(Path::new("/policy"), gateway, routes);
+    finish(compile::compile(&texts, files, Diagnostics::default()))
 }
 
-fn finish(policy: Option<Policy>, found: Diagnostics) -> Result<Loaded, Diagnostics> {
+fn finish(examined: Examined) -> Result<Loaded, Diagnostics> {
+    let Examined { policy, found, .. } = examined;
     match policy {
-        Some(policy) if found.errors() == 0 => Ok(Loaded { policy, warnings: found }),
-        Some(_) | None => Err(found),
+        Some(policy) => Ok(Loaded { policy, warnings: found }),
+        None => Err(found),
     }
 }
 

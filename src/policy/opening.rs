@@ -124,7 +124,7 @@ pub(super) fn read(path: &Path, kind: Kind, caller: &Caller) -> Result<Zeroizing
     let stat = fstat(&descriptor).map_err(|e| refused(&found.canonical, e))?;
     let opened = FoundFile { stat, ..found };
     opened.judge(caller, kind.secrecy())?;
-    let too_large = || unsafe_at(path, format!("is larger than {} bytes", kind.limit()));
+    let too_large = || unsafe_at(&opened.canonical, format!("is larger than {} bytes", kind.limit()));
     let size = usize::try_from(opened.stat.st_size).map_err(|_| too_large())?;
     if size > kind.limit() {
         return Err(too_large());
@@ -142,11 +142,11 @@ pub(super) fn read(path: &Path, kind: Kind, caller: &Caller) -> Result<Zeroizing
             Ok(read) => filled += read,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => {
-                return Err(NotOpened::Refused { path: path.to_owned(), reason: error.to_string() });
+                return Err(NotOpened::Refused { path: opened.canonical, reason: error.to_string() });
             }
         }
     }
-    Err(NotOpened::Refused { path: path.to_owned(), reason: "it grew while it was read; try again".into() })
+    Err(NotOpened::Refused { path: opened.canonical, reason: "it grew while it was read; try again".into() })
 }
 
 /// A directory after all checks.
@@ -161,7 +161,7 @@ pub(super) struct Directory {
 pub(super) fn directory(path: &Path, caller: &Caller) -> Result<Directory, NotOpened> {
     match walk(path, caller)? {
         End::Directory { mode, canonical } => Ok(Directory { shared: mode & 0o022 != 0, canonical }),
-        End::File(_) => Err(unsafe_at(path, "is not a directory")),
+        End::File(file) => Err(unsafe_at(&file.canonical, "is not a directory")),
     }
 }
 
@@ -219,7 +219,7 @@ fn walk(path: &Path, caller: &Caller) -> Result<End, NotOpened> {
         if kind == FileType::Symlink {
             links += 1;
             if links > MOST_LINKS {
-                return Err(unsafe_at(path, "leads through too many symbolic links"));
+                return Err(unsafe_at(&here, "leads through too many symbolic links"));
             }
             caller.judge_owner(&facts(&stat)).map_err(|reason| unsafe_at(&here, reason))?;
             let target = readlinkat(&descriptor, c"", Vec::new()).map_err(|e| refused(&here, e))?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use x509_cert::Certificate as X509;
 use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
@@ -20,6 +20,13 @@ use super::{pem, provider};
 /// A certificate chain with its key.
 pub struct ServerIdentity {
     key: Arc<CertifiedKey>,
+    names: Vec<String>,
+    not_after: Timestamp,
+}
+
+/// A chain that is valid, without its key.
+struct Chain {
+    blocks: Vec<Vec<u8>>,
     names: Vec<String>,
     not_after: Timestamp,
 }
@@ -64,25 +71,27 @@ impl ServerIdentity {
     /// # Errors
     /// When one of them cannot be read, they do not belong together, or the certificate is not valid at `now`.
     pub fn parse(chain_pem: &[u8], key_pem: &[u8], now: Timestamp) -> Result<Self, BadIdentity> {
-        let chain = pem::certificates(chain_pem).map_err(BadIdentity::ChainFile)?;
-        let own = chain.first().ok_or(BadIdentity::Malformed)?;
-        let own = X509::from_der(own).map_err(|_| BadIdentity::Malformed)?;
-        let validity = own.tbs_certificate().validity();
-        let not_before = timestamp(validity.not_before).ok_or(BadIdentity::Malformed)?;
-        let not_after = timestamp(validity.not_after).ok_or(BadIdentity::Malformed)?;
-        if now < not_before {
-            return Err(BadIdentity::NotYetValid(not_before));
-        }
-        if now > not_after {
-            return Err(BadIdentity::Expired(not_after));
-        }
-        let names = names(&own).ok_or(BadIdentity::Malformed)?;
-        let signer =
-            provider().key_provider.load_private_key(key(key_pem)?).map_err(|_| BadIdentity::BadKey)?;
-        let chain = chain.into_iter().map(CertificateDer::from).collect();
-        let key = CertifiedKey::new(chain, signer);
+        let Chain { blocks, names, not_after } = Chain::parse(chain_pem, now)?;
+        let chain = blocks.into_iter().map(CertificateDer::from).collect();
+        let key = CertifiedKey::new(chain, signer(key_pem)?);
         key.keys_match().map_err(|_| BadIdentity::Mismatch)?;
         Ok(Self { key: Arc::new(key), names, not_after })
+    }
+
+    /// Whether a chain could be served with, whatever its key; for where the key cannot be had.
+    ///
+    /// # Errors
+    /// As [`ServerIdentity::parse`] for the chain alone.
+    pub fn check_chain(chain_pem: &[u8], now: Timestamp) -> Result<(), BadIdentity> {
+        Chain::parse(chain_pem, now).map(drop)
+    }
+
+    /// Whether a key could be served with, whatever its chain; for where the chain cannot be had.
+    ///
+    /// # Errors
+    /// As [`ServerIdentity::parse`] for the key alone.
+    pub fn check_key(key_pem: &[u8]) -> Result<(), BadIdentity> {
+        signer(key_pem).map(drop)
     }
 
     /// The DNS names and IP addresses that the certificate is for, in lower case, IPv6 without brackets. Empty for a
@@ -103,6 +112,29 @@ impl ServerIdentity {
     pub fn certified_key(&self) -> Arc<CertifiedKey> {
         Arc::clone(&self.key)
     }
+}
+
+impl Chain {
+    fn parse(text: &[u8], now: Timestamp) -> Result<Self, BadIdentity> {
+        let blocks = pem::certificates(text).map_err(BadIdentity::ChainFile)?;
+        let own = blocks.first().ok_or(BadIdentity::Malformed)?;
+        let own = X509::from_der(own).map_err(|_| BadIdentity::Malformed)?;
+        let validity = own.tbs_certificate().validity();
+        let not_before = timestamp(validity.not_before).ok_or(BadIdentity::Malformed)?;
+        let not_after = timestamp(validity.not_after).ok_or(BadIdentity::Malformed)?;
+        if now < not_before {
+            return Err(BadIdentity::NotYetValid(not_before));
+        }
+        if now > not_after {
+            return Err(BadIdentity::Expired(not_after));
+        }
+        let names = names(&own).ok_or(BadIdentity::Malformed)?;
+        Ok(Self { blocks, names, not_after })
+    }
+}
+
+fn signer(text: &[u8]) -> Result<Arc<dyn SigningKey>, BadIdentity> {
+    provider().key_provider.load_private_key(key(text)?).map_err(|_| BadIdentity::BadKey)
 }
 
 fn key(text: &[u8]) -> Result<PrivateKeyDer<'static>, BadIdentity> {
@@ -177,6 +209,10 @@ mod tests {
         assert!(matches!(refusal("", key, NOW), BadIdentity::ChainFile(_)));
         assert!(matches!(refusal(key, key, NOW), BadIdentity::ChainFile(_)));
         assert_eq!(refusal(chain, "", NOW), BadIdentity::NoKey);
+        assert_eq!(ServerIdentity::check_chain(chain.as_bytes(), NOW), Ok(()));
+        assert!(ServerIdentity::check_chain(chain.as_bytes(), day(11)).is_err());
+        assert_eq!(ServerIdentity::check_key(key.as_bytes()), Ok(()));
+        assert_eq!(ServerIdentity::check_key(chain.as_bytes()), Err(BadIdentity::NoKey));
         assert_eq!(refusal(chain, chain, NOW), BadIdentity::NoKey);
         let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
         assert_eq!(refusal(chain, &encrypted, NOW), BadIdentity::NoKey);

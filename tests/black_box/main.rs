@@ -9,6 +9,7 @@
 )]
 
 mod certificates;
+mod check;
 mod command_line;
 mod documents;
 mod durable;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Decoded, Page, Table, Value, keys, limits};
@@ -12,7 +13,9 @@ use crate::policy::diagnostic::Finding;
 use crate::policy::files::{Files, Surroundings};
 use crate::policy::opening::Kind;
 use crate::policy::secret::Secret;
-use crate::policy::{Audit, ClientTrust, Key, Limits, Listen, PemFile, PrivateKeyFile, Queue, units};
+use crate::policy::{
+    Audit, ClientTrust, Credentials, Key, Limits, Listen, PemFile, PrivateKeyFile, Queue, units,
+};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -48,13 +51,19 @@ enum Engine {
     Sqlite,
 }
 
-/// Decodes the whole file. `known` is filled as far as possible, so that routes can be checked in any case.
-pub(in crate::policy) fn decode(page: &Page, files: &Files, known: &mut Known) -> Decoded<Gateway> {
+/// Decodes the whole file. `known` and `credentials` are filled as far as possible, so that routes and certificates can
+/// be checked in any case.
+pub(in crate::policy) fn decode(
+    page: &Page,
+    files: &Files,
+    known: &mut Known,
+    credentials: &mut Credentials,
+) -> Decoded<Gateway> {
     page.read("`gateway.toml`", |top| {
         let listen = top.required("listen", |value| {
             value.table("`[listen]`", |table| {
                 known.clients = Some(table.has("client_ca"));
-                listen(table, files)
+                listen(table, files, credentials)
             })
         });
         top.unsupported("admin");
@@ -81,7 +90,7 @@ pub(in crate::policy) fn decode(page: &Page, files: &Files, known: &mut Known) -
     })
 }
 
-fn listen(table: &mut Table<'_>, files: &Files) -> Decoded<Listen> {
+fn listen(table: &mut Table<'_>, files: &Files, credentials: &mut Credentials) -> Decoded<Listen> {
     let everywhere = SocketAddr::from(([0, 0, 0, 0], 8443));
     let addresses = table.or("address", vec![everywhere], |value| {
         if value.is_list() { value.set(address) } else { address(value).map(|address| vec![address]) }
@@ -90,7 +99,7 @@ fn listen(table: &mut Table<'_>, files: &Files) -> Decoded<Listen> {
     let private_key = table.required("private_key", |value| {
         let path = value.path()?;
         let bytes = files.read(&path, Kind::Secret).map_err(|error| value.refuse(error))?;
-        Ok(PrivateKeyFile { path, pem: Secret::copy(&bytes) })
+        Ok(Arc::new(PrivateKeyFile { path, place: value.place(), pem: Secret::copy(&bytes) }))
     });
     let ca = table.optional("client_ca", |value| pem(value, files, Kind::Certificates));
     let crl = table.optional("client_crl", |value| pem(value, files, Kind::RevocationLists));
@@ -99,6 +108,12 @@ fn listen(table: &mut Table<'_>, files: &Files) -> Decoded<Listen> {
     table.unsupported("crl_max_age");
     let authorities = table.optional("authorities", |value| value.set(authority));
     table.unsupported("trusted_proxies");
+    credentials.certificate = certificate.clone().ok();
+    credentials.private_key = private_key.clone().ok();
+    credentials.clients = ca.clone().ok().flatten().map(|ca| {
+        let crl = crl.clone().ok().flatten().filter(|_| revocation != Ok(Revocation::Off));
+        ClientTrust { ca, crl }
+    });
     let clients = client_trust(table, ca, crl, revocation);
     Ok(Listen {
         addresses: addresses?,
@@ -111,8 +126,8 @@ fn listen(table: &mut Table<'_>, files: &Files) -> Decoded<Listen> {
 
 fn client_trust(
     table: &Table<'_>,
-    ca: Decoded<Option<PemFile>>,
-    crl: Decoded<Option<PemFile>>,
+    ca: Decoded<Option<Arc<PemFile>>>,
+    crl: Decoded<Option<Arc<PemFile>>>,
     revocation: Decoded<Revocation>,
 ) -> Decoded<Option<ClientTrust>> {
     let refuse = |key: &str, message: &str, help: &str| {
@@ -192,27 +207,26 @@ fn authority(value: Value<'_>) -> Decoded<String> {
     })
 }
 
-fn pem(value: Value<'_>, files: &Files, kind: Kind) -> Decoded<PemFile> {
+fn pem(value: Value<'_>, files: &Files, kind: Kind) -> Decoded<Arc<PemFile>> {
     let path = value.path()?;
     let mut bytes = files.read(&path, kind).map_err(|error| value.refuse(error))?;
-    Ok(PemFile { path, bytes: std::mem::take(&mut *bytes) })
+    Ok(Arc::new(PemFile { path, place: value.place(), bytes: std::mem::take(&mut *bytes) }))
 }
 
 /// A file that the gateway makes when it starts.
 fn file_to_write(value: Value<'_>, files: &Files) -> Decoded<PathBuf> {
     let path = value.path()?;
-    match files.may_be_created(&path) {
-        Ok(Surroundings::Private) => {}
-        Ok(Surroundings::Shared) => value.page().warn(
+    let (path, surroundings) = files.may_be_created(&path).map_err(|error| {
+        let help = "the file is made when it is needed, but its directory must be there and be safe";
+        value.page().report(value.finding(error).help(help))
+    })?;
+    match surroundings {
+        Surroundings::Private => {}
+        Surroundings::Shared => value.page().warn(
             value.place(),
             "the file is in a directory in which others may make files, too",
             "give it a directory of its own",
         ),
-        Err(error) => {
-            let finding = value.finding(error);
-            let help = "the file is made when it is needed, but its directory must be there and be safe";
-            return Err(value.page().report(finding.help(help)));
-        }
     }
     Ok(path)
 }
@@ -242,8 +256,8 @@ mod tests {
         assert_eq!(policy.listen.private_key.pem.expose(), b"key");
         let clients = policy.listen.clients.unwrap();
         assert_eq!(
-            (clients.ca.bytes, clients.crl.map(|crl| crl.bytes)),
-            (b"ca".to_vec(), Some(b"crl".to_vec()))
+            (&clients.ca.bytes[..], clients.crl.as_ref().map(|crl| &crl.bytes[..])),
+            (&b"ca"[..], Some(&b"crl"[..]))
         );
         assert_eq!(policy.queue.keep, 30 * DAY);
         let limits = policy.limits;

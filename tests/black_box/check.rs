@@ -1,0 +1,73 @@
+//! What `check` finds, and where it says that it is. Bad policies that `serve` refuses too are in `command_line`.
+
+use crate::command_line::{ROUTE, check, site};
+
+#[test]
+fn errors_of_certificates_are_shown_beside_all_others_at_the_key_that_names_the_file() {
+    let site = site();
+    site.route("x", &ROUTE.replace("method", "methud"));
+    site.configure("[keys.\"a b\"]\nsecrets = []");
+    for name in ["server.pem", "ca.pem"] {
+        site.write(name, "no PEM", 0o644);
+    }
+    site.write("server.key", "no PEM either", 0o600);
+    let (code, text) = check(&site);
+    assert_eq!(code, Some(1));
+    let gateway = site.path("gateway.toml");
+    for (message, place) in [
+        ("unknown key `methud`", site.path("routes/x.toml").display().to_string() + ":1:1"),
+        ("`a b` is not the name of a key", gateway.display().to_string() + ":17:7"),
+        ("`secrets`: a list of at least one", gateway.display().to_string() + ":18:11"),
+        ("the server certificate: holds no", gateway.display().to_string() + ":3:15"),
+        ("the private key: none found", gateway.display().to_string() + ":4:15"),
+        ("the CA file: holds no", gateway.display().to_string() + ":5:13"),
+    ] {
+        let block = text.split("\n\n").find(|block| block.contains(message));
+        let block = block.unwrap_or_else(|| panic!("no `{message}` in:\n{text}"));
+        assert!(block.contains(&format!("--> {place}\n")) && block.contains('^'), "{place}: {block}");
+    }
+    // A revocation list that will not do is the CRL file's fault, even where the key's file cannot be read.
+    site.write("ca.pem", &site.ca_pem, 0o644);
+    site.write("crl.pem", "no PEM", 0o644);
+    site.write("server.key", "readable", 0o644);
+    let (_, text) = check(&site);
+    let block = text.split("\n\n").find(|block| block.contains("the CRL file: holds no")).unwrap();
+    assert!(block.contains("gateway.toml:6:14\n") && block.contains("client_crl = "), "{block}");
+    assert!(text.contains("the server certificate: holds no"), "{text}");
+}
+
+#[test]
+fn paths_are_shown_as_they_are_written_or_without_detours() {
+    let site = site();
+    std::fs::create_dir(site.path("sub")).unwrap();
+    for (key, file) in [("certificate", "server.pem"), ("client_ca", "ca.pem")] {
+        let text = std::fs::read_to_string(site.path("gateway.toml")).unwrap();
+        let text = text.replace(&format!("{key} = \"{file}\""), &format!("{key} = \"sub/../{file}\""));
+        site.write("gateway.toml", &text, 0o644);
+        site.write(file, "no PEM", 0o644);
+    }
+    let text = std::fs::read_to_string(site.path("gateway.toml")).unwrap();
+    site.write("gateway.toml", &text.replace("\"crl.pem\"", "\"sub/../none.pem\""), 0o644);
+    let (code, text) = check(&site);
+    assert_eq!(code, Some(1));
+    assert!(text.contains(&format!("`{}` does not exist", site.path("none.pem").display())), "{text}");
+    for line in text.lines().filter(|line| line.contains("..")) {
+        assert!(line.contains("= \"sub/../"), "only the lines of the policy itself: {line}");
+    }
+}
+
+#[test]
+fn a_working_directory_that_is_not_there_is_a_warning_and_one_that_is_a_file_an_error() {
+    let site = site();
+    site.route("x", &format!("{ROUTE}directory = \"/no/such/directory\"\n"));
+    let (code, text) = check(&site);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("routes/x.toml:7:13") && text.contains("`/no/such/directory`"), "{text}");
+    assert!(text.ends_with("1 warning\n"), "{text}");
+    for file in ["/bin/echo", "/bin/echo/x"] {
+        site.route("x", &format!("{ROUTE}directory = \"{file}\"\n"));
+        let (code, text) = check(&site);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains(&format!("`{file}` is not a directory")), "{text}");
+    }
+}
