@@ -246,7 +246,9 @@ mod tests {
 
     use clap::{Args as _, FromArgMatches as _};
 
+    use super::super::client::Target;
     use super::super::client::fixture::{Ca, Seen, Server};
+    use super::super::request::{Data, Headers};
     use super::*;
     use crate::policy::secret::Secret;
 
@@ -317,10 +319,10 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(ca.pem.as_bytes()).unwrap();
         let request = RequestArgs {
-            url: server.url("/promote"),
-            data: Some("{}".into()),
+            url: Target::parse(&server.url("/promote")).unwrap(),
+            data: Some(Data::Text("{}".into())),
             method: None,
-            headers: Vec::new(),
+            headers: Headers::default(),
         };
         let signer = Signer { key: KeyName::parse("jenkins").unwrap(), secret: Secret::new(b"x".to_vec()) };
         let mut call = Call {

@@ -1,10 +1,9 @@
 //! What `call` and `sign` share: the request that the arguments describe, and the signature over it.
 //!
-//! Refuses headers that the client or the signature sets itself. Sends nothing.
+//! What the command line says is parsed while it is read; what it names is read here. Sends nothing.
 
-use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
 use axum::http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -18,22 +17,16 @@ use crate::domain::name::KeyName;
 use crate::gate::scheme::{ToSign, sign};
 use crate::policy::secret::Secret;
 
-/// Largest body that is sent, in bytes.
-pub const LARGEST_BODY: u64 = 64 * 1024 * 1024;
+mod data;
+mod headers;
+
+pub use data::Data;
+pub use headers::Headers;
+
 /// Shortest secret, in bytes; no gateway loads a shorter one.
 const SHORTEST_SECRET: usize = 16;
-
-/// Headers that follow from the rest of the request.
-const SET_BY_US: [HeaderName; 8] = [
-    header::HOST,
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::TRANSFER_ENCODING,
-    header::EXPECT,
-    HeaderName::from_static("content-digest"),
-    HeaderName::from_static("signature"),
-    HeaderName::from_static("signature-input"),
-];
+/// By this the gateway recognises a message that is not signed.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 #[derive(Clone, Debug, clap::Args)]
 #[expect(
@@ -42,20 +35,25 @@ const SET_BY_US: [HeaderName; 8] = [
 )]
 pub struct RequestArgs {
     /// Where to send it, such as `https://gateway.example.com:8443/promote`
-    #[arg(value_name = "URL")]
-    pub url: String,
+    #[arg(value_name = "URL", value_parser = Target::parse)]
+    pub url: Target,
 
     /// The body: text, `@FILE` for a file's bytes as they are, or `@-` for standard input
-    #[arg(long, short = 'd', value_name = "TEXT|@FILE|@-", allow_hyphen_values = true)]
-    pub data: Option<String>,
+    #[arg(
+        long,
+        short = 'd',
+        value_name = "TEXT|@FILE|@-",
+        allow_hyphen_values = true,
+        value_parser = Data::parse
+    )]
+    pub data: Option<Data>,
 
     /// The method; by default POST with a body and GET without
-    #[arg(short = 'X', long = "request", value_name = "METHOD")]
-    pub method: Option<String>,
+    #[arg(short = 'X', long = "request", value_name = "METHOD", value_parser = method)]
+    pub method: Option<Method>,
 
-    /// A header, `'Name: value'`; may be given several times. Where the request is signed, it is signed too
-    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
-    pub headers: Vec<String>,
+    #[command(flatten)]
+    pub headers: Headers,
 }
 
 /// A request that is ready to be signed and sent.
@@ -86,29 +84,25 @@ impl RequestArgs {
     /// # Errors
     /// When an argument is not what it should be, or a file cannot be read.
     pub fn prepare(&self, stdin: impl Read) -> anyhow::Result<Prepared> {
-        let target = Target::parse(&self.url).with_context(|| format!("cannot call `{}`", self.url))?;
-        let body = self.data.as_deref().map(|data| read_data(data, stdin)).transpose()?;
+        let body = self.data.as_ref().map(|data| data.read(stdin)).transpose()?;
         let default = if body.is_some() { Method::POST } else { Method::GET };
-        let method = match &self.method {
-            Some(method) => Method::from_bytes(method.as_bytes())
-                .with_context(|| format!("`{method}` is not a method, such as POST"))?,
-            None => default,
-        };
-        let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::new();
-        for given in &self.headers {
-            let (name, value) = parse_header(given)?;
-            ensure!(
-                !SET_BY_US.contains(&name),
-                "the header `{name}` is set by this command itself: leave it out"
-            );
-            ensure!(headers.iter().all(|(known, _)| *known != name), "the header `{name}` is given twice");
-            headers.push((name, value));
-        }
-        Ok(Prepared { target, method, headers, body })
+        let method = self.method.clone().unwrap_or(default);
+        Ok(Prepared { target: self.url.clone(), method, headers: self.headers.as_slice().to_vec(), body })
     }
 }
 
 impl Prepared {
+    /// The same request with an `Idempotency-Key`, a fresh one where none was given: sent again, it is recognised.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn recognisable(mut self) -> anyhow::Result<Self> {
+        if self.headers.iter().all(|(name, _)| *name != IDEMPOTENCY_KEY) {
+            self.headers.push((IDEMPOTENCY_KEY, HeaderValue::try_from(fresh_nonce()?)?));
+        }
+        Ok(self)
+    }
+
     /// The headers that sign this request, by name and value.
     ///
     /// # Errors
@@ -178,103 +172,65 @@ pub fn fresh_nonce() -> anyhow::Result<String> {
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-fn read_data(data: &str, stdin: impl Read) -> anyhow::Result<Vec<u8>> {
-    let (what, bytes) = match data.strip_prefix('@') {
-        None => return Ok(data.as_bytes().to_vec()),
-        Some("") => bail!("`--data @` names no file: write `@FILE`, or `@-` for standard input"),
-        Some("-") => ("standard input".to_owned(), read_bounded(stdin)),
-        Some(path) => {
-            let path = PathBuf::from(path);
-            (path.display().to_string(), File::open(&path).and_then(read_bounded))
-        }
-    };
-    let bytes = bytes.with_context(|| format!("cannot read the body from {what}"))?;
-    ensure!(
-        u64::try_from(bytes.len()).is_ok_and(|length| length <= LARGEST_BODY),
-        "the body from {what} is larger than {} MiB",
-        LARGEST_BODY / 1024 / 1024
-    );
-    Ok(bytes)
-}
-
-fn read_bounded(source: impl Read) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    source.take(LARGEST_BODY + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn parse_header(given: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
-    let hint = || format!("`{given}` is not a header, such as 'X-GitHub-Event: push'");
-    let (name, value) = given.split_once(':').with_context(hint)?;
-    let name = HeaderName::from_bytes(name.as_bytes()).with_context(hint)?;
-    let value = HeaderValue::from_str(value.trim_matches([' ', '\t'])).with_context(hint)?;
-    Ok((name, value))
+fn method(given: &str) -> Result<Method, &'static str> {
+    Method::from_bytes(given.as_bytes()).map_err(|_| "a method is a word, such as POST")
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use clap::Parser as _;
 
     use super::*;
 
-    fn args() -> RequestArgs {
-        RequestArgs { url: "https://gw:8443/a?b".into(), data: None, method: None, headers: Vec::new() }
+    #[derive(clap::Parser)]
+    #[command(no_binary_name = true)]
+    struct Line {
+        #[command(flatten)]
+        request: RequestArgs,
     }
 
-    fn prepared(args: &RequestArgs) -> Result<Prepared, String> {
-        args.prepare(&b"from stdin"[..]).map_err(|error| format!("{error:#}"))
+    fn args(given: &[&str]) -> Result<RequestArgs, String> {
+        let line = Line::try_parse_from([given, &["https://gw:8443/a?b"]].concat());
+        line.map(|line| line.request).map_err(|error| error.to_string())
+    }
+
+    fn prepared(given: &[&str]) -> Result<Prepared, String> {
+        args(given)?.prepare(&b"from stdin"[..]).map_err(|error| format!("{error:#}"))
     }
 
     #[test]
     fn the_method_follows_from_the_body_unless_it_is_given() {
-        let with = |data: Option<&str>, method: Option<&str>| {
-            let args = RequestArgs { data: data.map(Into::into), method: method.map(Into::into), ..args() };
-            prepared(&args).unwrap().method
-        };
-        assert_eq!(with(None, None), Method::GET);
-        assert_eq!(with(Some(""), None), Method::POST);
-        assert_eq!(with(Some("x"), Some("PUT")), Method::PUT);
-        assert_eq!(with(None, Some("post")).as_str(), "post");
-    }
-
-    #[test]
-    fn data_is_text_a_file_or_standard_input_to_the_byte() {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(b"\xff\n").unwrap();
-        let at_file = format!("@{}", file.path().display());
-        for (data, bytes) in [("{}", &b"{}"[..]), ("-1", b"-1"), (&at_file, b"\xff\n"), ("@-", b"from stdin")]
-        {
-            let prepared = prepared(&RequestArgs { data: Some(data.into()), ..args() }).unwrap();
-            assert_eq!(prepared.body.as_deref(), Some(bytes), "{data}");
-        }
+        let method = |given: &[&str]| prepared(given).unwrap().method;
+        assert_eq!(method(&[]), Method::GET);
+        assert_eq!(method(&["-d", ""]), Method::POST);
+        assert_eq!(method(&["-d", "x", "-X", "PUT"]), Method::PUT);
+        assert_eq!(method(&["-X", "post"]).as_str(), "post");
     }
 
     #[test]
     fn arguments_that_cannot_be_sent_are_refused_with_a_hint() {
-        let header = |given: &str| RequestArgs { headers: vec![given.into()], ..args() };
-        for (args, hint) in [
-            (RequestArgs { url: "http://gw/".into(), ..args() }, "https://"),
-            (RequestArgs { method: Some("A B".into()), ..args() }, "such as POST"),
-            (RequestArgs { data: Some("@".into()), ..args() }, "@FILE"),
-            (RequestArgs { data: Some("@/nonexistent/body".into()), ..args() }, "/nonexistent/body"),
-            (header("no colon"), "X-GitHub-Event: push"),
-            (header("a b: c"), "X-GitHub-Event: push"),
-            (header("a: \u{1}"), "X-GitHub-Event: push"),
-            (header("Host: other"), "leave it out"),
-            (header("Signature: x"), "leave it out"),
-            (header("Content-Digest: x"), "leave it out"),
-            (RequestArgs { headers: vec!["X-A: 1".into(), "x-a: 2".into()], ..args() }, "twice"),
-        ] {
-            let refusal = prepared(&args).unwrap_err();
+        for (given, hint) in
+            [(["-X", "A B"], "such as POST"), (["-d", "@"], "@FILE"), (["-H", "x"], "a header")]
+        {
+            let refusal = args(&given).unwrap_err();
+            assert!(refusal.contains(hint), "{refusal}");
+        }
+        for (url, hint) in [("http://gw/", "https://"), ("foo", "not a URL"), ("https://gw/#a", "%23")] {
+            let refusal = Line::try_parse_from([url]).map(|_| ()).unwrap_err().to_string();
             assert!(refusal.contains(hint), "{refusal}");
         }
     }
 
     #[test]
-    fn a_body_without_bound_is_not_read_to_its_end() {
-        let args = RequestArgs { data: Some("@-".into()), ..args() };
-        let refusal = args.prepare(std::io::repeat(b'x')).unwrap_err();
-        assert!(refusal.to_string().contains("larger than 64 MiB"), "{refusal}");
+    fn an_idempotency_key_is_the_users_or_a_fresh_one() {
+        let key = |given: &[&str]| {
+            let headers = prepared(given).unwrap().recognisable().unwrap().headers;
+            assert_eq!(headers.len(), 1);
+            headers[0].1.to_str().unwrap().to_owned()
+        };
+        assert_eq!(key(&["-H", "Idempotency-Key: mine"]), "mine");
+        assert_ne!(key(&[]), key(&[]));
+        assert!((1..=128).contains(&key(&[]).len()));
     }
 
     #[test]
@@ -299,14 +255,12 @@ mod tests {
 
     #[test]
     fn a_body_is_json_unless_it_is_said_otherwise() {
-        let sent = |data: Option<&str>, headers: &[&str]| {
-            let headers = headers.iter().map(ToString::to_string).collect();
-            let args = RequestArgs { data: data.map(Into::into), headers, ..args() };
-            let headers = prepared(&args).unwrap().sent_headers(None, Timestamp::UNIX_EPOCH).unwrap();
+        let sent = |given: &[&str]| {
+            let headers = prepared(given).unwrap().sent_headers(None, Timestamp::UNIX_EPOCH).unwrap();
             headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap().to_owned())
         };
-        assert_eq!(sent(None, &[]), None);
-        assert_eq!(sent(Some("{}"), &[]).as_deref(), Some("application/json"));
-        assert_eq!(sent(Some("{}"), &["Content-Type: text/plain"]).as_deref(), Some("text/plain"));
+        assert_eq!(sent(&[]), None);
+        assert_eq!(sent(&["-d", "{}"]).as_deref(), Some("application/json"));
+        assert_eq!(sent(&["-d", "{}", "-H", "Content-Type: text/plain"]).as_deref(), Some("text/plain"));
     }
 }

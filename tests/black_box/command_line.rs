@@ -181,6 +181,25 @@ fn usage_errors_are_exit_code_2() {
     for arguments in [&[][..], &["serv"], &["check"], &["call"], &["serve", "--policy"]] {
         assert_eq!(bridgeward(arguments).status.code(), Some(2), "{arguments:?}");
     }
+    let url = "https://localhost:1/";
+    let sign = ["sign", "--key", "jenkins", "--secret", "/nonexistent"];
+    for command in [&["call"][..], &sign] {
+        for (arguments, hint) in [
+            (&["http://localhost/"][..], "https://"),
+            (&["foo"], "not a URL"),
+            (&["https://localhost/#x"], "%23"),
+            (&["-X", "A B", url], "such as POST"),
+            (&["-H", "no colon", url], "X-GitHub-Event: push"),
+            (&["-H", "Host: other", url], "leave it out"),
+            (&["-H", "X-A: 1", "-H", "x-a: 2", url], "twice"),
+            (&["-d", "@", url], "@FILE"),
+        ] {
+            let output = bridgeward(&[command, arguments].concat());
+            let text = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+            assert!(text.contains(hint), "{arguments:?}: {text}");
+        }
+    }
     let help = bridgeward(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
     let text = String::from_utf8(help.stdout).unwrap();
