@@ -1,5 +1,6 @@
 //! The command line as its users meet it, bad input above all.
 
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 
 use crate::support::*;
@@ -174,6 +175,61 @@ fn call_is_accepted_waits_and_explains_the_wall() {
     let nobody = bridgeward(&["call", &gateway.url("/x")]);
     assert_eq!(nobody.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&nobody.stderr).contains("--ca"));
+}
+
+#[test]
+fn call_prints_each_step_when_it_has_ended() {
+    let site = site();
+    let (go, wait) =
+        (site.path("go"), site.program("wait", "until test -e \"$1\"; do sleep 0.05; done; echo went"));
+    let steps = format!("[\"/bin/echo\", \"hello\"], [\"{wait}\", \"{}\"]", go.display());
+    site.route(
+        "x",
+        &ROUTE
+            .replace("[\"/bin/echo\", \"hello\"]", &steps)
+            .replace("[run]", "[run]\nenv = { PATH = \"/usr/bin:/bin\" }"),
+    );
+    let gateway = site.serve();
+    let mut call = std::process::Command::new(BINARY)
+        .args(["call", "--wait", "--key", "jenkins", "--data", "{}", "--ca"])
+        .arg(site.path("ca.pem"))
+        .arg("--secret")
+        .arg(site.path("jenkins.secret"))
+        .arg(gateway.url("/x"))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(call.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let job = told.next().unwrap();
+    let job = job.strip_prefix("accepted: job ").expect(&job);
+    let mut out = BufReader::new(call.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert_eq!(line, "hello\n");
+    // The second step still waits: only now may it end.
+    std::fs::write(go, "").unwrap();
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "went\n");
+    let told: Vec<String> = told.collect();
+    assert!(told.iter().any(|line| line == &format!("job {job}: running")), "{told:?}");
+    assert_eq!(told.last(), Some(&format!("job {job}: succeeded")), "{told:?}");
+    assert!(call.wait().unwrap().success());
+}
+
+#[test]
+fn call_says_where_the_reason_is_when_no_step_ran() {
+    let site = site();
+    site.route("x", &ROUTE.replace("/bin/echo", "/bin/no-such-program"));
+    let gateway = site.serve();
+    let (ca, secret) = (site.path("ca.pem"), site.path("jenkins.secret"));
+    let (ca, secret, url) = (ca.to_str().unwrap(), secret.to_str().unwrap(), gateway.url("/x"));
+    let output =
+        bridgeward(&["call", "--ca", ca, "--key", "jenkins", "--secret", secret, "-d", "{}", "--wait", &url]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(": refused\n") && text.contains("the gateway's log says why"), "{text}");
 }
 
 #[test]

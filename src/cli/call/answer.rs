@@ -1,7 +1,9 @@
 //! What a gateway's answer means, for a person and for the exit code.
 //! Reads answers, sends nothing.
 
-use axum::http::header::{CONTENT_TYPE, LOCATION};
+use std::time::Duration;
+
+use axum::http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use axum::http::{Response, StatusCode};
 use serde::Deserialize;
 
@@ -28,6 +30,8 @@ pub(super) enum Answer {
     Ignored(String),
     /// The wall.
     Wall,
+    /// 429 or 503: not now. Why, and how long it asks us to wait.
+    Busy(StatusCode, String, Option<Duration>),
     /// A problem that the gateway explains.
     Problem(StatusCode, String),
     /// Anything else.
@@ -83,12 +87,21 @@ pub(super) fn read<B: AsRef<[u8]>>(response: &Response<B>) -> Answer {
     {
         return Answer::Ignored(plain(&reason));
     }
-    if header(CONTENT_TYPE).starts_with("application/problem+json")
-        && let Ok(Problem { title, detail }) = serde_json::from_slice(body)
-    {
-        return Answer::Problem(status, plain(&detail.or(title).unwrap_or_default()));
+    let problem = if header(CONTENT_TYPE).starts_with("application/problem+json") {
+        serde_json::from_slice(body).ok()
+    } else {
+        None
+    };
+    let problem = problem.map(|Problem { title, detail }| plain(&detail.or(title).unwrap_or_default()));
+    let text = || plain(&String::from_utf8_lossy(body));
+    if [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&status) {
+        let retry_after = header(RETRY_AFTER).parse().ok().map(Duration::from_secs);
+        return Answer::Busy(status, problem.unwrap_or_else(text), retry_after);
     }
-    Answer::Other(status, plain(&String::from_utf8_lossy(body)))
+    match problem {
+        Some(problem) => Answer::Problem(status, problem),
+        None => Answer::Other(status, text()),
+    }
 }
 
 impl Answer {
@@ -98,7 +111,7 @@ impl Answer {
             Self::Job { view, .. } if wait => view.state == State::Succeeded,
             Self::Job { ok, .. } => *ok,
             Self::Accepted(_) | Self::Ignored(_) => !wait,
-            Self::Wall | Self::Problem(..) | Self::Other(..) => false,
+            Self::Wall | Self::Busy(..) | Self::Problem(..) | Self::Other(..) => false,
         }
     }
 }
@@ -150,6 +163,7 @@ mod tests {
             (202, json, "{}", false, false),
             (302, "text/html", "", false, false),
             (503, json, "", false, false),
+            (429, "application/problem+json", r#"{"title":"t"}"#, false, false),
         ] {
             let answer = answer(status, kind, body);
             assert_eq!(answer.is_success(false), accepted, "{status} {body}");
@@ -175,6 +189,16 @@ mod tests {
         assert_eq!(problem, Answer::Problem(StatusCode::BAD_REQUEST, "the parameter `x`".into()));
         let untitled = answer(409, "application/problem+json", r#"{"title":"t"}"#);
         assert_eq!(untitled, Answer::Problem(StatusCode::CONFLICT, "t".into()));
+        let busy = |retry_after: Option<&str>| {
+            let response = Response::builder().status(503);
+            let response = retry_after.into_iter().fold(response, |r, value| r.header(RETRY_AFTER, value));
+            read(&response.body("full").unwrap())
+        };
+        for (retry_after, expected) in [(None, None), (Some("soon"), None), (Some("7"), Some(7))] {
+            let expected = expected.map(Duration::from_secs);
+            let why = "full".to_owned();
+            assert_eq!(busy(retry_after), Answer::Busy(StatusCode::SERVICE_UNAVAILABLE, why, expected));
+        }
         assert_eq!(
             answer(500, "text/plain", "a\u{1b}[2Jb"),
             Answer::Other(StatusCode::INTERNAL_SERVER_ERROR, "a [2Jb".into())

@@ -10,8 +10,11 @@ use jiff::Timestamp;
 
 use super::super::client::Target;
 use super::answer::{Answer, Receipt};
-use crate::domain::job::JobView;
+use crate::domain::job::{JobView, State};
 use crate::domain::name::KeyName;
+
+/// To the line's start, and all of it cleared.
+const CLEAR: &str = "\r\x1b[K";
 
 /// Where things are told.
 pub(super) struct Report<O, E> {
@@ -19,6 +22,10 @@ pub(super) struct Report<O, E> {
     pub(super) out: O,
     /// Everything else.
     pub(super) err: E,
+    /// Whether that is a terminal.
+    is_live: bool,
+    /// Whether a line of progress stands there now.
+    has_progress: bool,
 }
 
 /// What was asked, as far as it can be the reason for a wall.
@@ -31,13 +38,37 @@ pub(super) struct Asked<'a> {
 }
 
 impl<O: Write, E: Write> Report<O, E> {
+    pub(super) fn new(out: O, err: E, is_live: bool) -> Self {
+        Self { out, err, is_live, has_progress: false }
+    }
+
     /// One line.
     pub(super) fn note(&mut self, text: fmt::Arguments<'_>) -> Result<()> {
+        self.clear()?;
         writeln!(self.err, "{text}")
+    }
+
+    /// A line that the next one takes the place of; only a terminal shows it.
+    pub(super) fn progress(&mut self, text: fmt::Arguments<'_>) -> Result<()> {
+        if !self.is_live {
+            return Ok(());
+        }
+        self.has_progress = true;
+        write!(self.err, "{CLEAR}{text}")?;
+        self.err.flush()
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.has_progress) {
+            write!(self.err, "{CLEAR}")?;
+            self.err.flush()?;
+        }
+        Ok(())
     }
 
     /// What the gateway answered.
     pub(super) fn answer(&mut self, answer: &Answer) -> Result<()> {
+        self.clear()?;
         match answer {
             Answer::Accepted(receipt) => {
                 let Receipt { job, state, .. } = receipt;
@@ -46,10 +77,22 @@ impl<O: Write, E: Write> Report<O, E> {
                     (false, true) => " (joined an equal job that was waiting)",
                     (false, false) => "",
                 };
-                writeln!(self.err, "202 accepted: job {job} is {state}{note}")
+                let state = if *state == State::Queued { String::new() } else { format!(", {state}") };
+                writeln!(self.err, "accepted: job {job}{state}{note}")
             }
             Answer::Job { .. } => Ok(()),
             Answer::Ignored(reason) => writeln!(self.err, "200 ignored, nothing runs: {reason}"),
+            Answer::Busy(status, why, retry_after) => {
+                let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+                match retry_after {
+                    Some(wait) => writeln!(
+                        self.err,
+                        "{status}{why}; the gateway asks us to try again after {} s (Retry-After)",
+                        wait.as_secs()
+                    ),
+                    None => writeln!(self.err, "{status}{why}; the gateway does not say when to try again"),
+                }
+            }
             Answer::Wall => writeln!(self.err, "404 You shall not pass!"),
             Answer::Problem(status, detail) => writeln!(self.err, "{status}: {detail}"),
             Answer::Other(status, text) if status.is_success() || *status == StatusCode::NOT_FOUND => {
@@ -99,6 +142,7 @@ impl<O: Write, E: Write> Report<O, E> {
     /// The steps after the first `shown`: their output, and how they ended.
     pub(super) fn steps(&mut self, view: &JobView, shown: usize) -> Result<()> {
         for (index, step) in view.steps.iter().enumerate().skip(shown) {
+            self.clear()?;
             self.out.write_all(step.output.as_bytes())?;
             self.out.flush()?;
             let cut = if step.truncated { ", its output was longer than what is kept" } else { "" };
@@ -107,8 +151,15 @@ impl<O: Write, E: Write> Report<O, E> {
         Ok(())
     }
 
-    /// How the job stands.
+    /// How the job stands, and where to look when the steps do not say why.
     pub(super) fn state(&mut self, view: &JobView) -> Result<()> {
-        writeln!(self.err, "job {}: {}", view.job, view.state)
+        let JobView { job, state, steps, .. } = view;
+        self.note(format_args!("job {job}: {state}"))?;
+        if !state.is_final() || *state == State::Succeeded || steps.iter().any(|step| !step.exit.is_success())
+        {
+            return Ok(());
+        }
+        let which = if steps.is_empty() { "no step was run to its end" } else { "no step that ended failed" };
+        self.note(format_args!("{which}: the gateway's log says why, look there for {job}"))
     }
 }

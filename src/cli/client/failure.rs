@@ -85,7 +85,7 @@ pub enum Failure {
         cause: io::Error,
     },
     /// The connection broke before there was an answer.
-    #[error("{authority} closed the connection without an answer ({cause}); its log says why, {hint}")]
+    #[error("{authority} closed the connection without an answer ({cause}); its log says why{hint}")]
     Broken {
         /// Host and port.
         authority: String,
@@ -103,14 +103,58 @@ pub enum Failure {
         /// The bound.
         most: usize,
     },
+    /// There was no connection in time, so nothing was sent.
+    #[error("no TLS connection to {authority} within {} s; is the gateway running, and is this its port?", limit.as_secs())]
+    NoConnection {
+        /// Host and port.
+        authority: String,
+        /// How long was waited.
+        limit: Duration,
+    },
     /// Nothing came back in time.
-    #[error("no answer from {authority} within {} s; the request may have been accepted nevertheless", limit.as_secs())]
+    #[error("no answer from {authority} within {} s", limit.as_secs())]
     NoAnswer {
         /// Host and port.
         authority: String,
         /// How long was waited.
         limit: Duration,
     },
+}
+
+/// What a failure says about the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Trying again changes nothing.
+    Hopeless,
+    /// Nobody listens, or not yet.
+    Refused,
+    /// It was not sent, for a reason that may pass.
+    NotSent,
+    /// It was sent, at least in part: it may have arrived.
+    Unknown,
+}
+
+impl Failure {
+    /// What became of the request.
+    #[must_use]
+    pub fn fate(&self) -> Fate {
+        match self {
+            Self::Read { .. }
+            | Self::NoCertificates { .. }
+            | Self::NoSystemRoots
+            | Self::Identity(_)
+            | Self::Setup(_)
+            | Self::ServerCertificate { .. }
+            | Self::Alert { .. }
+            | Self::Unsendable(_)
+            | Self::TooLarge { .. } => Fate::Hopeless,
+            Self::Connect { cause, .. } if cause.kind() == io::ErrorKind::ConnectionRefused => Fate::Refused,
+            Self::Connect { .. } | Self::Resolve { .. } | Self::Tls { .. } | Self::NoConnection { .. } => {
+                Fate::NotSent
+            }
+            Self::Broken { .. } | Self::NoAnswer { .. } => Fate::Unknown,
+        }
+    }
 }
 
 /// A failed TLS handshake.
@@ -136,13 +180,15 @@ pub(super) fn broken(authority: &str, causes: &[&(dyn Error + 'static)], with_ce
     let mut cause = Vec::new();
     let mut next = causes.first().copied();
     while let Some(error) = next {
-        cause.push(error.to_string());
+        let text = error.to_string();
+        // rustls explains an end without close_notify to programmers, with a link.
+        cause.push(text.split(": https://").next().unwrap_or_default().to_owned());
         next = error.source();
     }
     let hint = if with_certificate {
-        "if it did not like the client certificate (expired, revoked, another CA), this is how it shows"
+        "; if it did not like the client certificate (expired, revoked, another CA), this is how it shows"
     } else {
-        "or it was overloaded or restarted: try again"
+        ""
     };
     Failure::Broken { authority: authority.into(), cause: cause.join(": "), hint }
 }

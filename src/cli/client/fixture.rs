@@ -24,6 +24,9 @@ use tokio_rustls::TlsAcceptor;
 use super::ClientCertificate;
 use crate::policy::secret::Secret;
 
+/// With this status the server hangs up without an answer.
+pub(in crate::cli) const HANG_UP: u16 = 444;
+
 /// A CA that signs for tests.
 pub(in crate::cli) struct Ca {
     pub(in crate::cli) pem: String,
@@ -122,7 +125,14 @@ impl Server {
         tls: ServerConfig,
         answer: impl Fn(usize, &Seen) -> Response<String> + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), tls, answer)
+    }
+
+    pub(in crate::cli) fn start_on(
+        listener: TcpListener,
+        tls: ServerConfig,
+        answer: impl Fn(usize, &Seen) -> Response<String> + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let (answer, acceptor) = (Arc::new(answer), TlsAcceptor::from(Arc::new(tls)));
@@ -136,12 +146,17 @@ impl Server {
                         let (answer, record) = (Arc::clone(&answer), Arc::clone(&record));
                         async move {
                             let (head, body) = request.into_parts();
-                            let body = body.collect().await?.to_bytes().to_vec();
+                            let body =
+                                body.collect().await.map_err(std::io::Error::other)?.to_bytes().to_vec();
                             let mut record = record.lock().unwrap();
                             let now_seen = Seen { head, body };
                             let response = answer(record.len(), &now_seen);
                             record.push(now_seen);
-                            Ok::<_, hyper::Error>(response.map(|text| Full::new(Bytes::from(text))))
+                            if response.status() == HANG_UP {
+                                return Err(std::io::Error::other("hung up"));
+                            }
+                            let response = response.map(|text| Full::new(Bytes::from(text)));
+                            Ok(response)
                         }
                     });
                     let connection = hyper::server::conn::http1::Builder::new();
