@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use axum::http::{HeaderName, HeaderValue};
+
 use super::client::{CaSource, Client, ClientCertificate};
 use super::request::{Prepared, RequestArgs, Signer};
 use crate::clock::Clock;
@@ -102,6 +104,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if accepted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// See RFC 7240.
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+
 struct Call<O, E> {
     client: Client,
     prepared: Prepared,
@@ -122,7 +127,11 @@ impl<O: Write, E: Write> Call<O, E> {
             // Also when it is signed: where a rule lets the certificate in, the nonce does not count.
             request = request.recognisable()?;
         }
-        let headers = request.sent_headers(self.signer.as_ref(), at)?;
+        let mut headers = request.sent_headers(self.signer.as_ref(), at)?;
+        if self.wait {
+            // Whatever the route prefers: steps are shown as they end, and no request is held open for them.
+            headers.entry(PREFER).or_insert(HeaderValue::from_static("wait=0"));
+        }
         // Who shows nothing gets no job, and has no id by which a second message would be recognised.
         let is_recognised = self.signer.is_some() || self.with_certificate;
         let purpose = if is_recognised { Purpose::Job { at } } else { Purpose::Question };

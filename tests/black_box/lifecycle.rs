@@ -173,7 +173,7 @@ fn a_log_that_nobody_reads_holds_up_nothing() {
         let answer = tls.ask(&request);
         assert!(matches!(answer.status, 404 | 429), "{answer:?}");
     }
-    assert_eq!(connect().ask(&request).status % 100, tls.ask(&request).status % 100);
+    assert!(matches!(connect().ask(&request).status, 404 | 429), "a new connection");
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)
         .unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));

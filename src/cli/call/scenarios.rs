@@ -223,7 +223,7 @@ async fn waiting_follows_the_job_with_fresh_signatures_and_prints_each_step_once
     assert_eq!(told[0], format!("accepted: job {JOB}"));
     assert_eq!(told[1], format!("job {JOB}: running"));
     assert_eq!(told[2], "step 1: /bin/x y: exit code 0");
-    assert!(!seen[0].head.headers.contains_key("prefer"), "holds the connection");
+    assert_eq!(seen[0].head.headers["prefer"], "wait=0", "anything else would hold the connection");
     assert_eq!((seen[1].head.method.as_str(), seen[1].head.uri.path()), ("GET", &*format!("/-/jobs/{JOB}")));
     let inputs: std::collections::BTreeSet<_> =
         seen.iter().map(|seen| seen.head.headers["signature-input"].as_bytes()).collect();
