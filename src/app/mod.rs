@@ -87,8 +87,15 @@ impl Gateway {
             recorder: recorder.clone(),
             clock: clock.clone(),
         });
+        let connections = process::connections(limits);
+        if connections < limits.connections.get() {
+            tracing::warn!(
+                connections,
+                "limits.connections is more than this process's descriptors allow; raise its limit (LimitNOFILE=)"
+            );
+        }
         let connections =
-            listener::Limits { drain: COMMANDS_FINISH_WITHIN, ..listener::Limits::from(&policy.limits) };
+            listener::Limits { connections, drain: COMMANDS_FINISH_WITHIN, ..listener::Limits::from(limits) };
         let listener = tokio::spawn(listener::serve(sockets, tls, connections, clock, router, stop.clone()));
         Ok(Self { addresses, stop, listener, worker, store, recorder })
     }

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions};
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -157,6 +157,7 @@ impl Image {
     /// The order matters: whatever is taken away stays away from all that follows.
     fn restrain(&self) -> io::Result<()> {
         default_signals();
+        usual_descriptors()?;
         rustix::process::setsid()?;
         rustix::process::nice(self.nice)?;
         self.nice_the_session();
@@ -215,6 +216,16 @@ fn default_signals() {
 
 /// The last real-time signal, see signal(7).
 const LAST_SIGNAL: c_int = 64;
+
+/// The gateway takes as many descriptors as it may; a program that uses select(2) breaks with more than 1024.
+fn usual_descriptors() -> io::Result<()> {
+    let Rlimit { maximum, .. } = rustix::process::getrlimit(Resource::Nofile);
+    let current = Some(maximum.map_or(USUAL_DESCRIPTORS, |maximum| maximum.min(USUAL_DESCRIPTORS)));
+    Ok(rustix::process::setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
+}
+
+/// Linux's own default of the soft limit, see getrlimit(2).
+const USUAL_DESCRIPTORS: u64 = 1024;
 
 /// Marked instead of closed: std reports a failed start through a descriptor of its own.
 fn close_descriptors_on_exec() -> io::Result<()> {

@@ -169,3 +169,21 @@ fn malformed_requests_are_never_routed() {
         assert!(tls.is_closed(), "{request:.40}");
     }
 }
+
+#[test]
+fn i7_connections_of_strangers_leave_descriptors_for_accepted_jobs() {
+    let site = Site::with_limits("connections_per_source = 4096");
+    site.route("x", &ROUTE.replace("[\"/bin/true\"]", "[\"/bin/sh\", \"-c\", \"ulimit -Sn; ulimit -Hn\"]"));
+    let mut command = std::process::Command::new("prlimit");
+    command.args(["--nofile=256:300", BINARY]);
+    let gateway = site.serve_by(command);
+    let mut good = gateway.connect();
+    // More than there is room for: the rest waits in the kernel.
+    let strangers: Vec<_> =
+        (0..300).map(|_| std::net::TcpStream::connect(gateway.address).unwrap()).collect();
+    let accepted = good.ask(&gateway.post("/x", "1").header("prefer", "wait=20", false).request());
+    assert_eq!(accepted.status, 200, "{accepted:?}");
+    assert_eq!(accepted.json()["steps"][0]["output"], "300\n300\n");
+    drop(strangers);
+    assert!(gateway.log.text().contains("LimitNOFILE"), "{}", gateway.log.text());
+}

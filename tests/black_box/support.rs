@@ -112,7 +112,16 @@ impl Site {
 
     /// Starts the gateway; what it wrote when it ended instead.
     pub fn try_serve(&self) -> Result<Running, String> {
-        let mut child = Command::new(BINARY)
+        self.try_serve_by(Command::new(BINARY))
+    }
+
+    /// Starts the gateway by a command that ends in the binary.
+    pub fn serve_by(&self, command: Command) -> Running {
+        self.try_serve_by(command).unwrap_or_else(|log| panic!("the gateway did not start:\n{log}"))
+    }
+
+    fn try_serve_by(&self, mut command: Command) -> Result<Running, String> {
+        let mut child = command
             .args(["serve", "--log-format", "json", "--policy"])
             .arg(self.dir.path())
             .stdin(Stdio::null())
