@@ -87,7 +87,7 @@ pub enum Record {
         identity: Identity,
         /// The job.
         job: JobId,
-        /// `fresh` or `duplicate`.
+        /// `fresh`, `duplicate` or `coalesced`.
         how: &'static str,
     },
     /// An accepted request could not be stored.

@@ -141,7 +141,7 @@ impl Show<'_> {
         let answer = self.send(&client, &request, None).await?;
         let location = accepted(&answer)?;
         let view = self.job(&client, &location, None).await?;
-        show_job(&view, "mco puppet runonce -F role=haproxy_app_internal, asked for by node1.example.com\n")
+        show_job(&view, "mco puppet runonce -F role=haproxy_app_internal\n")
     }
 
     /// Everybody else's way.

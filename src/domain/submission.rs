@@ -63,4 +63,6 @@ pub struct Terms {
     pub expires: Duration,
     /// Whether it runs again after a crash mid-run.
     pub idempotent: bool,
+    /// Where a request may join a job that waits: the same in all jobs that do the same. A digest of what was derived.
+    pub likeness: Option<[u8; 32]>,
 }

@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use crate::domain::argv::Argv;
 use crate::domain::identity::{Identity, Proofs};
 use crate::domain::name::RouteName;
-use crate::domain::parameters::RawParameters;
+use crate::domain::parameters::{DerivedParameters, RawParameters};
 use crate::domain::submission::Terms;
 use crate::policy::Policy;
 use crate::policy::parameter::Invalid;
@@ -70,8 +72,20 @@ pub(super) fn agree(policy: &Policy, asked: Asked<'_>) -> Result<Agreed, Disagre
         concurrency: route.run.concurrency,
         expires: route.run.expires,
         idempotent: route.run.idempotent,
+        likeness: route.run.coalesce.then(|| likeness(name, &derived)),
     };
     Ok(Agreed { route: Arc::clone(route), steps, terms })
+}
+
+/// The same for the same route and the same derived values, and for nothing else: lengths keep the parts apart.
+fn likeness(route: &RouteName, derived: &DerivedParameters) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let values = derived.0.iter().flat_map(|(name, value)| [name.as_str(), value]);
+    for part in std::iter::once(route.as_str()).chain(values) {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
 }
 
 #[cfg(test)]
@@ -145,6 +159,36 @@ pub(super) mod tests {
         assert_eq!(agreed.terms.lock, "greet-world");
         assert_eq!(agreed.terms.expires.as_secs(), 300);
         assert!(!agreed.terms.idempotent);
+        assert_eq!(agreed.terms.likeness, None);
+    }
+
+    #[test]
+    fn jobs_are_equal_when_route_and_derived_values_are() {
+        let route = |name| RouteName::parse(name).unwrap();
+        let derived = |pairs: &[(&str, &str)]| {
+            let pair =
+                |(name, value): &(&str, &str)| (ParameterName::parse(name).unwrap(), (*value).to_owned());
+            DerivedParameters(pairs.iter().map(pair).collect())
+        };
+        let of = |name, pairs: &[(&str, &str)]| likeness(&route(name), &derived(pairs));
+        assert_eq!(of("r", &[("a", "1"), ("b", "2")]), of("r", &[("b", "2"), ("a", "1")]));
+        let all = [
+            of("r", &[]),
+            of("ra", &[]),
+            of("r", &[("a", "")]),
+            of("r", &[("a", "1"), ("b", "2")]),
+            of("r", &[("a", "1b2")]),
+            of("r", &[("a", "1b"), ("b", "2")]),
+            of("r", &[("a1", "b"), ("b", "2")]),
+            of("s", &[("a", "1"), ("b", "2")]),
+        ];
+        assert_eq!(std::collections::BTreeSet::from(all).len(), all.len());
+
+        let directory = tempfile::tempdir().unwrap();
+        let policy = greeting(directory.path(), "steps = [[\"/usr/bin/echo\"]]\ncoalesce = true");
+        let [one, same, other] = ["world", "world", "moon"]
+            .map(|name| ask(&policy, "greet", &jenkins(), &proofs(), name).unwrap().terms.likeness);
+        assert!(one.is_some() && one == same && one != other);
     }
 
     #[test]

@@ -347,6 +347,7 @@ mod tests {
             concurrency: std::num::NonZeroU32::MIN,
             expires: LONG,
             idempotent: true,
+            likeness: None,
         };
         let worker = place.work(LONG);
         let stranger = Identity::Certname("stranger".into());

@@ -37,6 +37,8 @@ struct AcceptedBody {
     state: State,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     duplicate: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    coalesced: bool,
 }
 
 /// Problem details (RFC 9457).
@@ -55,11 +57,12 @@ struct Problem {
 pub(super) fn receipt(receipt: &Receipt) -> Response<Body> {
     match receipt {
         Receipt::Accepted(Submitted { job, state, how }) => {
-            let duplicate = match how {
-                How::Fresh => false,
-                How::Duplicate => true,
+            let (duplicate, coalesced) = match how {
+                How::Fresh => (false, false),
+                How::Duplicate => (true, false),
+                How::Coalesced => (false, true),
             };
-            let body = AcceptedBody { job: *job, state: *state, duplicate };
+            let body = AcceptedBody { job: *job, state: *state, duplicate, coalesced };
             let mut response = json(StatusCode::ACCEPTED, "application/json", &body);
             if let Ok(location) = HeaderValue::try_from(format!("/-/jobs/{job}")) {
                 response.headers_mut().insert(LOCATION, location);

@@ -16,6 +16,7 @@ use super::answer::Receipt;
 use super::rejection::{Notice, Rejection, Why};
 use super::stage::Permit;
 use crate::audit::{Record, Recorder};
+use crate::domain::identity::Identity;
 use crate::queue::{How, Intake, SubmitError, Submitted};
 
 /// The innermost service of the stack.
@@ -64,11 +65,11 @@ impl<I: Intake> Service<Permit> for Dispatch<I> {
             let submitted = storing
                 .await
                 .map_err(|gone| permit.allowed().refuse(Notice::Busy { reason: gone.to_string() }))??;
-            let wait = permit.wait();
+            let (wait, identity) = (permit.wait(), permit.identity().clone());
             // The body, and its share of `limits.bodies`, must not be held by whoever waits.
             drop(permit);
             Ok(match wait {
-                Some(wait) => this.wait(submitted, wait).await,
+                Some(wait) => this.wait(submitted, &identity, wait).await,
                 None => Receipt::Accepted(submitted),
             })
         })
@@ -95,6 +96,7 @@ impl<I: Intake> Dispatch<I> {
                 let how = match submitted.how {
                     How::Fresh => "fresh",
                     How::Duplicate => "duplicate",
+                    How::Coalesced => "coalesced",
                 };
                 self.recorder.note(Record::Stored { route, identity, job: submitted.job, how });
                 Ok(submitted)
@@ -112,11 +114,11 @@ impl<I: Intake> Dispatch<I> {
         }
     }
 
-    async fn wait(&self, submitted: Submitted, limit: Duration) -> Receipt {
+    async fn wait(&self, submitted: Submitted, identity: &Identity, limit: Duration) -> Receipt {
         let Ok(_waiting) = self.waits.try_acquire() else { return Receipt::Accepted(submitted) };
-        match self.intake.await_end(submitted.job, limit).await {
-            Ok(Some(found)) if found.view.state.is_final() => Receipt::Ended(found.view),
-            Ok(Some(found)) => Receipt::Accepted(Submitted { state: found.view.state, ..submitted }),
+        match self.intake.await_end(submitted.job, limit).await.map(|found| found?.seen_by(identity)) {
+            Ok(Some(view)) if view.state.is_final() => Receipt::Ended(view),
+            Ok(Some(view)) => Receipt::Accepted(Submitted { state: view.state, ..submitted }),
             // It was stored; that it cannot be read just now does not change that.
             Ok(None) | Err(_) => Receipt::Accepted(submitted),
         }

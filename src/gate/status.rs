@@ -1,4 +1,4 @@
-//! `GET /-/jobs/<id>`: a job, for whoever submitted it, as long as its route still allows that identity.
+//! `GET /-/jobs/<id>`: a job, for whoever submitted or joined it, as long as its route still allows that identity.
 //!
 //! Everybody else meets the wall, whether there is such a job or not. Asking stores nothing.
 
@@ -83,17 +83,13 @@ impl<I: Intake> Status<I> {
         let id = head.parts.uri.path().strip_prefix(JOBS).and_then(|id| JobId::parse(id).ok());
         let id = id.ok_or(Why::NoSuchJob)?;
         let found = self.intake.look_up(id).await.map_err(|error| Why::Unanswered(error.to_string()))?;
-        let mut found = found.ok_or(Why::NoSuchJob)?;
+        let found = found.ok_or(Why::NoSuchJob)?;
         let route = self.routes.get(&found.view.route).ok_or(Why::NoSuchJob)?;
         // As on the route itself: where a rule asks for signatures, one that fails is refused whatever else is shown.
         if let Some(why) = failed.filter(|_| route.allow.iter().any(Rule::names_a_key)) {
             return Err(Why::Signature(why.clone()));
         }
         let authorized = route.authorize(&proofs).ok_or_else(|| Why::NotAllowed(found.view.route.clone()))?;
-        if !found.submitters.iter().any(|(identity, _)| *identity == authorized.identity) {
-            return Err(Why::NoSuchJob);
-        }
-        found.view.identity = authorized.identity;
-        Ok(Receipt::Status(found.view))
+        found.seen_by(&authorized.identity).map(Receipt::Status).ok_or(Why::NoSuchJob)
     }
 }

@@ -89,6 +89,8 @@ pub struct Run {
     pub concurrency: NonZeroU32,
     /// How long a job may wait.
     pub expires: Duration,
+    /// Whether a request joins an equal job that waits.
+    pub coalesce: bool,
     /// Whether it runs again after a crash mid-run.
     pub idempotent: bool,
     /// How many bytes of a job's output are kept.

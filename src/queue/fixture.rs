@@ -52,6 +52,14 @@ impl Place {
         Self { directory, clock, hands, settings: self.settings.clone() }
     }
 
+    /// The same by the key `name`.
+    pub(super) fn submission_by(&self, name: &str, route: &str) -> Submission {
+        let key = KeyName::parse(name).unwrap();
+        let identity = Identity::Key(key.clone());
+        let submission = self.submission(route);
+        Submission { identity, proofs: Proofs { key: Some(key), ..submission.proofs.clone() }, ..submission }
+    }
+
     /// A submission by the key `jenkins`, without a message id, that arrives now.
     pub(super) fn submission(&self, route: &str) -> Submission {
         let key = KeyName::parse("jenkins").unwrap();
@@ -88,7 +96,13 @@ pub(super) fn terms(lock: &str, concurrency: u32) -> Terms {
         concurrency: NonZeroU32::new(concurrency).unwrap(),
         expires: Duration::from_secs(3600),
         idempotent: false,
+        likeness: None,
     }
+}
+
+/// The same for a route whose jobs join: those with the same `likeness` are equal.
+pub(super) fn joining(lock: &str, likeness: u8) -> Terms {
+    Terms { likeness: Some([likeness; 32]), ..terms(lock, 1) }
 }
 
 /// The id of a submission that has one.

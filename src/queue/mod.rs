@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::domain::identity::{Identity, Proofs};
 use crate::domain::job::{JobId, JobView, State};
+use crate::domain::parameters::RawParameters;
 use crate::domain::submission::Submission;
 
 pub mod sqlite;
@@ -15,6 +16,7 @@ pub mod sqlite;
 mod claim;
 #[cfg(test)]
 mod fixture;
+mod join;
 mod ledger;
 mod open;
 mod purge;
@@ -47,8 +49,29 @@ pub trait Intake: Send + Sync + 'static {
 pub struct Found {
     /// The job, with the first submitter under `identity`.
     pub view: JobView,
-    /// Everyone who submitted or joined it, with what they showed.
-    pub submitters: Vec<(Identity, Proofs)>,
+    /// Everyone who submitted or joined it, the first one first.
+    pub submitters: Vec<Submitter>,
+}
+
+/// One who submitted or joined a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submitter {
+    /// Who.
+    pub identity: Identity,
+    /// What they showed, the last time that they asked.
+    pub proofs: Proofs,
+    /// Their own raw parameters: equal jobs have equal derived ones.
+    pub parameters: RawParameters,
+}
+
+impl Found {
+    /// The job as this identity may see it, which is itself and nobody else; `None` when it did not ask for the job.
+    #[must_use]
+    pub fn seen_by(self, identity: &Identity) -> Option<JobView> {
+        let asked = |submitter: &Submitter| submitter.identity == *identity;
+        let Submitter { identity, parameters, .. } = self.submitters.into_iter().find(asked)?;
+        Some(JobView { identity, parameters, ..self.view })
+    }
 }
 
 /// What became of a submission.
@@ -69,6 +92,8 @@ pub enum How {
     Fresh,
     /// The same message came before; nothing runs.
     Duplicate,
+    /// An equal job waits: its run is this request's, too.
+    Coalesced,
 }
 
 /// Why nothing was stored.

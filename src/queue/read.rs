@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::Semaphore;
 
-use super::{Found, Unavailable, open, stored};
+use super::{Found, Submitter, Unavailable, open, stored};
 use crate::domain::job::{JobId, JobView, Step};
 
 /// Most look-ups at once; others wait their turn.
@@ -81,13 +81,25 @@ fn find(connection: &mut Connection, job: JobId) -> Result<Option<Found>, Unavai
         steps: steps(&moment, seq)?,
     };
 
-    let mut statement = moment
-        .prepare_cached("SELECT identity, proofs FROM submitters WHERE job = ?1 ORDER BY joined, rowid")?;
-    let rows = statement.query_map([seq], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let mut statement = moment.prepare_cached(
+        "SELECT identity, proofs, parameters FROM submitters WHERE job = ?1 ORDER BY rowid",
+    )?;
+    let rows = statement.query_map([seq], |row| {
+        let text = |column| row.get::<_, String>(column);
+        Ok((text(0)?, text(1)?, row.get::<_, Option<String>>(2)?))
+    })?;
     let mut submitters = Vec::new();
     for row in rows {
-        let (identity, proofs) = row?;
-        submitters.push((stored::identity(&identity)?, stored::json(&proofs)?));
+        let (identity, proofs, parameters) = row?;
+        submitters.push(Submitter {
+            identity: stored::identity(&identity)?,
+            proofs: stored::json(&proofs)?,
+            // A former form did not write them down: whoever submitted a job was the only one.
+            parameters: match parameters {
+                Some(parameters) => stored::json(&parameters)?,
+                None => view.parameters.clone(),
+            },
+        });
     }
     Ok(Some(Found { view, submitters }))
 }

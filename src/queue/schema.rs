@@ -10,9 +10,12 @@ use rusqlite::{Connection, TransactionBehavior};
 const APPLICATION: i64 = 0x6272_5767;
 
 /// The form of the tables (`PRAGMA user_version`) that this program reads and writes.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
-const TABLES: &str = "
+/// What leads from each form to the next; the first one from an empty database.
+const FORMS: [&str; 2] = [FORM_1, FORM_2];
+
+const FORM_1: &str = "
 -- seq is the order of acceptance. `claimed` and `started` are separate marks. `expires_at` is null once a job may no
 -- longer be given up. `likeness` tells equal jobs, `stdin` is a body for the command, `retry_of` names the job that an
 -- operator repeated, `attempt` counts runs from 1, `not_before` delays one.
@@ -95,10 +98,18 @@ CREATE TABLE locks (
 CREATE INDEX locks_ready ON locks (head) WHERE head IS NOT NULL AND active < concurrency;
 ";
 
+/// A job has several submitters, each once.
+const FORM_2: &str = "
+-- `parameters` are the submitter's own; null in rows of form 1, where they are the job's.
+ALTER TABLE submitters ADD COLUMN parameters TEXT;
+DROP INDEX submitters_job;
+CREATE UNIQUE INDEX submitters_once ON submitters (job, identity);
+";
+
 /// What stands in a database file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// The tables above, perhaps made just now.
+    /// The tables above, perhaps made or brought up to date just now.
     Current,
     /// Tables of a later program.
     Newer(i64),
@@ -106,24 +117,26 @@ pub(super) enum Form {
     Foreign,
 }
 
-/// Makes the tables in an empty database, and tells what stands in another.
+/// Makes the tables in an empty database, brings those of a former program up to date, and tells what stands in another.
 pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<Form> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let pragma = |name: &str| transaction.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
     let tables: i64 = transaction.query_row("SELECT COUNT(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if (application, version, tables) == (0, 0, 0) {
-        transaction.execute_batch(TABLES)?;
-        transaction.pragma_update(None, "application_id", APPLICATION)?;
-        transaction.pragma_update(None, "user_version", VERSION)?;
-        transaction.commit()?;
-        return Ok(Form::Current);
+    let form = match (application, version, tables) {
+        (0, 0, 0) => 0,
+        (APPLICATION, VERSION, _) => return Ok(Form::Current),
+        (APPLICATION, newer, _) if newer > VERSION => return Ok(Form::Newer(newer)),
+        (APPLICATION, older @ 1.., _) => usize::try_from(older).unwrap_or(FORMS.len()),
+        _ => return Ok(Form::Foreign),
+    };
+    for step in FORMS.iter().skip(form) {
+        transaction.execute_batch(step)?;
     }
-    Ok(match (application, version) {
-        (APPLICATION, VERSION) => Form::Current,
-        (APPLICATION, newer) if newer > VERSION => Form::Newer(newer),
-        _ => Form::Foreign,
-    })
+    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()?;
+    Ok(Form::Current)
 }
 
 #[cfg(test)]
@@ -135,6 +148,31 @@ mod tests {
         let mut connection = Connection::open_in_memory().unwrap();
         assert_eq!(prepare(&mut connection).unwrap(), Form::Current);
         assert_eq!(prepare(&mut connection).unwrap(), Form::Current);
+    }
+
+    #[test]
+    fn every_former_form_is_brought_up_to_date() {
+        let shape = |connection: &Connection| -> Vec<String> {
+            let mut statement = connection
+                .prepare("SELECT name || ' ' || COALESCE(sql, '') FROM sqlite_schema ORDER BY name")
+                .unwrap();
+            let rows = statement.query_map([], |row| row.get(0)).unwrap();
+            rows.map(Result::unwrap).collect()
+        };
+        let mut fresh = Connection::open_in_memory().unwrap();
+        prepare(&mut fresh).unwrap();
+        assert_eq!(VERSION, i64::try_from(FORMS.len()).unwrap());
+        for former in 1..VERSION {
+            let mut connection = Connection::open_in_memory().unwrap();
+            for step in &FORMS[..usize::try_from(former).unwrap()] {
+                connection.execute_batch(step).unwrap();
+            }
+            connection.pragma_update(None, "application_id", APPLICATION).unwrap();
+            connection.pragma_update(None, "user_version", former).unwrap();
+            assert_eq!(prepare(&mut connection).unwrap(), Form::Current);
+            assert_eq!(shape(&connection), shape(&fresh));
+            assert_eq!(prepare(&mut connection).unwrap(), Form::Current);
+        }
     }
 
     #[test]

@@ -264,8 +264,8 @@ impl Drop for Inner {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use super::super::How;
     use super::super::fixture::{Place, terms};
+    use super::super::{How, Submitter};
     use super::*;
 
     #[tokio::test]
@@ -309,7 +309,8 @@ mod tests {
         store.finish(job, State::Failed).await.unwrap();
 
         let found = store.find(job).await.unwrap().unwrap();
-        assert_eq!(found.submitters, [(submission.identity.clone(), submission.proofs.clone())]);
+        let Submission { identity, proofs, parameters, .. } = submission;
+        assert_eq!(found.submitters, [Submitter { identity, proofs, parameters }]);
         assert_eq!((found.view.state, found.view.started), (State::Failed, Some(place.clock.now())));
         assert_eq!(found.view.steps.len(), 1);
         assert_eq!(found.view.steps[0].argv, argv);

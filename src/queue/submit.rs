@@ -12,7 +12,7 @@ use crate::domain::job::{JobId, State};
 use crate::domain::submission::{Message, MessageId, Submission, Terms};
 
 impl Ledger<'_> {
-    /// Stores the job, or recognises its message. A known message is recognised even when the queue is full.
+    /// Stores the job, recognises its message, or joins an equal job that waits; the last two even when the queue is full.
     pub(super) fn submit(
         &mut self,
         submission: &Submission,
@@ -23,15 +23,15 @@ impl Ledger<'_> {
         {
             return Ok(earlier);
         }
-        if self.tally.waiting >= self.settings.jobs {
-            return Err(SubmitError::Full);
-        }
-        let job = self.insert(submission, terms)?;
+        let (job, how) = match self.join(submission, terms)? {
+            Some(job) => (job, How::Coalesced),
+            None if self.tally.waiting >= self.settings.jobs => return Err(SubmitError::Full),
+            None => (self.insert(submission, terms)?, How::Fresh),
+        };
         if let Message::Identified(message) = &submission.message {
             self.remember(message, job)?;
         }
-        self.tally.waiting += 1;
-        Ok(Submitted { job, state: State::Queued, how: How::Fresh })
+        Ok(Submitted { job, state: State::Queued, how })
     }
 
     fn recognise(&self, message: &MessageId) -> Result<Option<Submitted>, SubmitError> {
@@ -66,34 +66,31 @@ impl Ledger<'_> {
         Ok(statement.query_row([scope], |row| row.get(0)).optional()?)
     }
 
-    fn insert(&self, submission: &Submission, terms: &Terms) -> Result<JobId, Unavailable> {
+    fn insert(&mut self, submission: &Submission, terms: &Terms) -> Result<JobId, Unavailable> {
         let job = JobId::new(submission.at);
         let submitted = submission.at.as_microsecond();
-        let identity = submission.identity.to_string();
-        let proofs = serde_json::to_string(&submission.proofs)?;
         let concurrency = terms.concurrency.get();
         self.connection
             .prepare_cached(
                 "INSERT INTO jobs (id, route, parameters, identity, proofs, lock, concurrency, state,
-                                   idempotent, submitted, expires_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'queued', ?8, ?9, ?10)",
+                                   idempotent, likeness, submitted, expires_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'queued', ?8, ?9, ?10, ?11)",
             )?
             .execute(params![
                 job.to_string(),
                 submission.route.as_str(),
                 serde_json::to_string(&submission.parameters)?,
-                identity,
-                proofs,
+                submission.identity.to_string(),
+                serde_json::to_string(&submission.proofs)?,
                 terms.lock,
                 concurrency,
                 terms.idempotent,
+                terms.likeness,
                 submitted,
                 submitted.saturating_add(stored::micros(terms.expires)),
             ])?;
         let seq = self.connection.last_insert_rowid();
-        self.connection
-            .prepare_cached("INSERT INTO submitters (job, identity, proofs, joined) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![seq, identity, proofs, submitted])?;
+        self.add_submitter(seq, submission)?;
         self.connection
             .prepare_cached(
                 "INSERT INTO locks (lock, concurrency, active, waiting, head) VALUES (?1, ?2, 0, 1, ?3)
@@ -101,6 +98,7 @@ impl Ledger<'_> {
                      waiting = waiting + 1, head = COALESCE(head, excluded.head)",
             )?
             .execute(params![terms.lock, concurrency, seq])?;
+        self.tally.waiting += 1;
         Ok(job)
     }
 

@@ -69,7 +69,7 @@ fn bad_policies_say_where_and_what() {
         ),
         (
             "not built",
-            |site| site.route("x", &format!("{ROUTE}coalesce = true\n")),
+            |site| site.route("x", &format!("{ROUTE}[[when]]\nfrom = \"body:/x\"\n")),
             &["routes/x.toml:7:", "not supported yet"],
         ),
         (

@@ -10,6 +10,7 @@
 
 mod certificates;
 mod check;
+mod coalesce;
 mod command_line;
 mod documents;
 mod durable;

@@ -55,12 +55,9 @@ path   = "/kick_haproxy_app_internal"
 certname   = ["*.example.com"]
 extensions = { pp_auth_role = ["haproxy"] }
 
-[parameters]
-node = { from = "identity:certname", pattern = "[a-z0-9.-]+" }
-
 [run]
-steps = [["/bin/echo", "mco puppet runonce -F role=haproxy_app_internal, asked for by {node}"]]
-idempotent = true
+steps    = [["/bin/echo", "mco puppet runonce -F role=haproxy_app_internal"]]
+coalesce = true
 "#;
 
 /// A site that lives as long as this value.

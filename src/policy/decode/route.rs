@@ -79,11 +79,11 @@ fn complete(top: &Table<'_>, mut route: Route) -> Decoded<Route> {
         }
     }
     let by_certificate = route.allow.iter().any(|rule| !rule.names_a_key());
-    if by_certificate && !route.run.idempotent {
+    if by_certificate && !route.run.idempotent && !route.run.coalesce {
         top.page().warn(
             top.place_of("allow"),
             "requests with a certificate are no numbered messages: one that is sent twice runs twice",
-            "say `idempotent = true` in `[run]` if a second run does no harm",
+            "say `coalesce = true` in `[run]` if one run serves all who wait for it, or `idempotent = true` if a second run does no harm",
         );
     }
     Ok(route)
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!((route.body, route.payload, route.rate), (65_536, Payload::Json, None));
         assert_eq!(route.run.lock(&Default::default()), "r");
         assert_eq!((route.run.nice, route.run.directory.to_str()), (5, Some("/")));
-        assert!(route.run.env.is_empty() && !route.run.idempotent);
+        assert!(route.run.env.is_empty() && !route.run.idempotent && !route.run.coalesce);
         assert_eq!((route.run.timeout.as_secs(), route.run.stop_grace.as_secs()), (600, 10));
         assert_eq!((route.run.concurrency.get(), route.run.expires.as_secs()), (1, 3600));
         assert_eq!(route.run.output_limit, 1 << 20);
@@ -294,12 +294,13 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_rule_on_a_route_that_is_not_idempotent_is_worth_a_warning() {
+    fn a_certificate_rule_on_a_route_that_neither_coalesces_nor_is_idempotent_is_worth_a_warning() {
         let certname = ROUTE.replace("key = [\"jenkins\"]", "certname = [\"node.x\"]");
         let warning =
             "requests with a certificate are no numbered messages: one that is sent twice runs twice";
         assert_eq!(findings(GATEWAY, &[("r", &certname)]), [warning]);
         assert_eq!(findings(GATEWAY, &[("r", &format!("{certname}idempotent = true"))]), [""; 0]);
+        assert_eq!(findings(GATEWAY, &[("r", &format!("{certname}coalesce = true"))]), [""; 0]);
     }
 
     #[test]

@@ -49,10 +49,7 @@ pub(super) fn decode(
         let key = if table.has("concurrency") { "concurrency" } else { "lock" };
         *outline = Some((lock.clone(), concurrency, table.place_of(key)));
     }
-    let coalesce = table.or("coalesce", (), |value| match value.flag()? {
-        false => Ok(()),
-        true => Err(value.refuse("`true` is not supported yet")),
-    });
+    let coalesce = table.or("coalesce", false, Value::flag);
     table.unsupported("wait_while_exists");
     let expires = table.or("expires", 60 * minute, positive_duration);
     table.unsupported("retry");
@@ -65,7 +62,7 @@ pub(super) fn decode(
     for later in ["limits", "writable", "fail_on_output"] {
         table.unsupported(later);
     }
-    stdin.and(coalesce)?;
+    stdin?;
     Ok(Run {
         steps: steps?,
         lock: lock?,
@@ -77,6 +74,7 @@ pub(super) fn decode(
         stop_grace: stop_grace?,
         concurrency: concurrency?,
         expires: expires?,
+        coalesce: coalesce?,
         idempotent: idempotent?,
         output_limit: output_limit?,
         respond: respond?,
@@ -271,7 +269,7 @@ mod tests {
             ("lock = \"\"", "`lock`: a lock has a name"),
             ("lock = \"{role}\"", "`lock`: `{role}` is not declared in `[parameters]`"),
             ("concurrency = 0", "`concurrency`: a whole number from 1 to 4294967295"),
-            ("coalesce = true", "`coalesce`: `true` is not supported yet"),
+            ("coalesce = \"yes\"", "`coalesce`: takes `true` or `false`, not a string"),
             ("expires = \"0ms\"", "`expires`: a duration longer than nothing"),
             ("idempotent = 1", "`idempotent`: takes `true` or `false`, not an integer"),
             (
@@ -298,7 +296,7 @@ mod tests {
     #[test]
     fn what_is_written_is_what_runs() {
         let text = with_steps("[[\"/bin/a\", \"role={role}\"], [\"/bin/b\"]]")
-            + "nice = 0\ndirectory = \"/srv\"\nenv = { PATH = \"/bin\", _x = \"{role}\" }\nstdin = \"none\"\ntimeout = \"1h\"\nstop_grace = \"0s\"\nlock = \"l-{role}\"\nconcurrency = 3\ncoalesce = false\nexpires = \"2d\"\nidempotent = true\noutput_limit = \"1KiB\"\nrespond = \"result\"\nprivileges = \"may_gain\"";
+            + "nice = 0\ndirectory = \"/srv\"\nenv = { PATH = \"/bin\", _x = \"{role}\" }\nstdin = \"none\"\ntimeout = \"1h\"\nstop_grace = \"0s\"\nlock = \"l-{role}\"\nconcurrency = 3\ncoalesce = true\nexpires = \"2d\"\nidempotent = true\noutput_limit = \"1KiB\"\nrespond = \"result\"\nprivileges = \"may_gain\"";
         let loaded = compile(GATEWAY, &[("r", &text)]).unwrap_or_else(|found| panic!("{found}"));
         let run = &loaded.policy.routes.values().next().unwrap().run;
         assert_eq!((run.nice, run.directory.to_str(), run.concurrency.get()), (0, Some("/srv"), 3));
@@ -306,7 +304,7 @@ mod tests {
         let seconds = [run.timeout, run.stop_grace, run.expires].map(|duration| duration.as_secs());
         assert_eq!((seconds, run.output_limit), ([3600, 0, 172_800], 1024));
         assert_eq!((run.respond, run.privileges), (Respond::Result, Privileges::MayGain));
-        assert!(run.idempotent);
+        assert!(run.idempotent && run.coalesce);
         assert_eq!((run.steps.len(), run.lock.to_string()), (2, "l-{role}".to_owned()));
     }
 }
