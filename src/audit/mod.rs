@@ -133,6 +133,18 @@ pub enum Record {
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
+    /// A run failed, and its job waits for another one.
+    Retried {
+        /// The job.
+        job: JobId,
+        /// The route.
+        route: RouteName,
+        /// Which run it was, from 1.
+        attempt: u32,
+        /// How it ended.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
 }
 
 /// Writes the audit log of this process; clones write the same one. When the last clone is dropped, what was noted is
@@ -237,6 +249,7 @@ impl Record {
             Self::Started { .. } => tracing::info!(record = fields, "started"),
             Self::Ended { .. } => tracing::info!(record = fields, "ended"),
             Self::Finished { .. } => tracing::info!(record = fields, "finished"),
+            Self::Retried { .. } => tracing::info!(record = fields, "tried again"),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A submission names a route and raw parameters; it never holds an argv (invariant I4).
 
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -65,4 +66,6 @@ pub struct Terms {
     pub idempotent: bool,
     /// Where a request may join a job that waits: the same in all jobs that do the same. A digest of what was derived.
     pub likeness: Option<[u8; 32]>,
+    /// A file: the job does not start while it exists.
+    pub awaits: Option<PathBuf>,
 }

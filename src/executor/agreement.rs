@@ -73,6 +73,7 @@ pub(super) fn agree(policy: &Policy, asked: Asked<'_>) -> Result<Agreed, Disagre
         expires: route.run.expires,
         idempotent: route.run.idempotent,
         likeness: route.run.coalesce.then(|| likeness(name, &derived)),
+        awaits: route.run.wait_while_exists.clone(),
     };
     Ok(Agreed { route: Arc::clone(route), steps, terms })
 }

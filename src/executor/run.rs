@@ -44,6 +44,13 @@ pub(super) enum Ending {
     },
     /// Nowhere: what is durable says how far it came, and the recovery at the next start decides.
     Left,
+    /// Not well, and its route says that it is tried again.
+    Again {
+        /// From now until it may start.
+        delay: Duration,
+        /// How it ended this time.
+        reason: Option<String>,
+    },
 }
 
 /// Where each step is written down before it starts and after it has ended.
@@ -200,7 +207,7 @@ mod tests {
     fn state(ending: &Ending) -> Option<State> {
         match ending {
             Ending::Final { state, .. } => Some(*state),
-            Ending::Left => None,
+            Ending::Left | Ending::Again { .. } => None,
         }
     }
 

@@ -4,24 +4,27 @@
 //! on record, nothing is forgotten because a disk is full, and a job that fails inside takes nobody with it.
 
 use std::future::{Future, poll_fn};
+use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::agreement::{Asked, agree};
+use super::hold;
 use super::persist::{GivenUp, Pauses, until_written};
 use super::run::{self, Ending, Ledger, Plan};
 use super::step::Ended;
 use crate::audit::{Record, Recorder};
 use crate::clock::Clock;
 use crate::domain::argv::Argv;
-use crate::domain::job::{JobId, State};
+use crate::domain::job::{Exit, JobId, State};
 use crate::domain::name::RouteName;
 use crate::policy::Policy;
 use crate::queue::sqlite::{Claim, StepRecord, Store};
@@ -62,11 +65,14 @@ impl Worker {
         let stops = Stops { claims: stop, runs: CancellationToken::new() };
         let mut runs = JoinSet::new();
         let mut pauses = Pauses::default();
+        let (freed, mut gone) = mpsc::channel(hold::FILES_AT_ONCE);
+        let _watch = AbortOnDropHandle::new(tokio::spawn(hold::watch(worker.store.clone(), freed)));
+        let mut free = None;
         while !stops.claims.is_cancelled() {
             let mut news = pin!(worker.store.available());
             // Listening begins before asking, so that a job submitted in between is not slept over.
             let heard = poll_fn(|context| Poll::Ready(news.as_mut().poll(context).is_ready())).await;
-            let pause = worker.fill(&mut runs, &stops).await;
+            let pause = worker.fill(&mut runs, &stops, free.take()).await;
             if !matches!(pause, Pause::Unavailable) {
                 pauses = Pauses::default();
             }
@@ -74,23 +80,34 @@ impl Worker {
                 Pause::Full => tokio::select! {
                     () = stops.claims.cancelled() => {}
                     Some(_) = runs.join_next() => {}
+                    // What was seen before there was room may no longer be so; it is looked at again.
+                    Some(_) = gone.recv() => {}
                 },
                 Pause::Idle if heard => {}
                 Pause::Idle => tokio::select! {
                     () = stops.claims.cancelled() => {}
                     () = news => {}
+                    Some(file) = gone.recv() => free = Some(file),
                 },
-                Pause::Unavailable => tokio::select! {
-                    () = stops.claims.cancelled() => {}
-                    () = tokio::time::sleep(pauses.next()) => {}
-                },
+                Pause::Unavailable => {
+                    tokio::select! {
+                        () = stops.claims.cancelled() => {}
+                        () = tokio::time::sleep(pauses.next()) => {}
+                    }
+                    while gone.try_recv().is_ok() {}
+                }
             }
         }
         drain(runs, &stops.runs, worker.drain).await;
     }
 
-    /// Claims jobs until there is no room or none to claim.
-    async fn fill(self: &Arc<Self>, runs: &mut JoinSet<()>, stops: &Stops) -> Pause {
+    /// Claims jobs until there is no room or none to claim; those that wait for `free`, a file that is gone, come first.
+    async fn fill(
+        self: &Arc<Self>,
+        runs: &mut JoinSet<()>,
+        stops: &Stops,
+        mut free: Option<PathBuf>,
+    ) -> Pause {
         loop {
             while runs.try_join_next().is_some() {}
             if runs.len() >= self.policy.limits.running.get() {
@@ -99,13 +116,18 @@ impl Worker {
             if stops.claims.is_cancelled() {
                 return Pause::Idle;
             }
-            match self.store.claim().await {
+            let claimed = match free.clone() {
+                Some(file) => self.store.claim_freed(file).await,
+                None => self.store.claim().await,
+            };
+            match claimed {
                 Ok(Some(claim)) => {
                     let (job, route, identity) = (claim.job, &claim.route, &claim.identity);
                     let source = claim.proofs.source;
                     let span = tracing::info_span!("job", %job, %route, %identity, %source);
                     runs.spawn(Arc::clone(self).see_through(claim, stops.clone()).instrument(span));
                 }
+                Ok(None) if free.take().is_some() => {}
                 Ok(None) => return Pause::Idle,
                 Err(error) => {
                     tracing::warn!(%error, "no job can be claimed; it is tried again");
@@ -117,7 +139,7 @@ impl Worker {
 
     /// Runs one job and writes down how it ended.
     async fn see_through(self: Arc<Self>, claim: Claim, stops: Stops) {
-        let (job, route) = (claim.job, claim.route.clone());
+        let (job, route, attempt) = (claim.job, claim.route.clone(), claim.attempt);
         let began = self.clock.monotonic();
         let ending = contained(Arc::clone(&self).run(claim, stops.clone())).await;
         let seconds = self.clock.monotonic().saturating_sub(began).as_secs_f64();
@@ -125,6 +147,16 @@ impl Worker {
             Ending::Final { state, reason } => {
                 tracing::info!(%state, reason, seconds, "the job has ended");
                 self.finish(job, route, state, reason, &stops).await
+            }
+            Ending::Again { delay, reason } => {
+                tracing::info!(
+                    attempt,
+                    reason,
+                    ?delay,
+                    seconds,
+                    "the run has failed; the job is tried again"
+                );
+                self.try_again(job, route, (attempt, delay), reason, &stops).await
             }
             Ending::Left => Err(GivenUp),
         };
@@ -140,11 +172,16 @@ impl Worker {
             Err(disagreement) => return Ending::because(State::Refused, disagreement.to_string()),
         };
         let plan = Plan::new(&agreed.route.run, agreed.steps);
-        let ledger = JobLedger { worker: &self, job: claim.job, route, stops: &stops };
+        let ledger =
+            JobLedger { worker: &self, job: claim.job, route, stops: &stops, last: Mutex::default() };
+        let retry = &agreed.route.run.retry;
         match run::execute(&plan, &ledger, &stops.runs).await {
+            Ending::Final { state, reason } if retry.follows(claim.attempt, state, ledger.last_exit()) => {
+                Ending::Again { delay: retry.delay, reason }
+            }
             // Stopping in good order must not cost what a crash would not: it runs again, as after one.
             Ending::Final { state: State::Interrupted, .. } if agreed.terms.idempotent => Ending::Left,
-            ending @ (Ending::Final { .. } | Ending::Left) => ending,
+            ending @ (Ending::Final { .. } | Ending::Left | Ending::Again { .. }) => ending,
         }
     }
 
@@ -162,12 +199,36 @@ impl Worker {
     }
 }
 
+impl Worker {
+    /// Writes down that a run failed, and lets its job wait for the next.
+    async fn try_again(
+        &self,
+        job: JobId,
+        route: RouteName,
+        (attempt, delay): (u32, Duration),
+        reason: Option<String>,
+        stops: &Stops,
+    ) -> Result<(), GivenUp> {
+        let record = Record::Retried { job, route, attempt, reason };
+        until_written("the end of a run", &stops.runs, || self.recorder.durable(record.clone())).await?;
+        until_written("a job's next attempt", &stops.runs, || self.store.retry(job, attempt, delay)).await
+    }
+}
+
 /// What the steps of one job are written down in: the audit log, and the job itself.
 struct JobLedger<'a> {
     worker: &'a Worker,
     job: JobId,
     route: &'a RouteName,
     stops: &'a Stops,
+    /// How the last step ended.
+    last: Mutex<Option<Exit>>,
+}
+
+impl JobLedger<'_> {
+    fn last_exit(&self) -> Option<Exit> {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Ledger for JobLedger<'_> {
@@ -192,6 +253,7 @@ impl Ledger for JobLedger<'_> {
     async fn ended(&self, step: usize, argv: &Argv, ended: Ended) -> Result<(), GivenUp> {
         let Worker { store, recorder, .. } = self.worker;
         let Ended { exit, output, dropped, .. } = ended;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
         tracing::info!(step, %exit, kept = output.len(), dropped, "the step has ended");
         let (job, route) = (self.job, self.route.clone());
         let record = Record::Ended { job, route, step, exit };
@@ -348,6 +410,7 @@ mod tests {
             expires: LONG,
             idempotent: true,
             likeness: None,
+            awaits: None,
         };
         let worker = place.work(LONG);
         let stranger = Identity::Certname("stranger".into());
@@ -411,6 +474,43 @@ mod tests {
         store.close().await;
         let found = open(&policy.queue.file).find(job).await.unwrap().unwrap();
         assert_eq!(found.view.state, State::Queued);
+    }
+
+    #[tokio::test]
+    async fn a_run_that_fails_is_repeated_as_often_as_the_route_says_and_each_is_on_record() {
+        let run = "steps = [[\"/usr/bin/mkdir\", \"-v\", \"{here}/mark\"], [\"/usr/bin/false\"]]\n\
+                   retry = { attempts = 3, delay = \"10ms\"";
+        for (codes, expected, repeated) in
+            [("", "step 1: exit code 1", 2), (", exit_codes = [7]", "step 2: exit code 1", 0)]
+        {
+            let place = Place::new(&format!("{run}{codes} }}"));
+            let worker = place.work(LONG);
+            let view = place.ended(place.submit().await).await;
+            place.stop(worker).await;
+            let audit = place.audit();
+            assert_eq!(view.state, State::Failed);
+            assert_eq!(audit.matches("\"retried\"").count(), repeated, "{audit}");
+            let ends = audit.matches(&format!("{expected}\"")).count();
+            assert_eq!(ends, repeated.max(1), "{audit}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_waits_while_its_file_exists_and_occupies_no_place() {
+        let place = Place::new(&format!("{TOUCH}\nwait_while_exists = \"{{here}}/held\""));
+        std::fs::write(place.file("held"), std::process::id().to_string()).unwrap();
+        let worker = place.work(LONG);
+        let job = place.submit().await;
+        let held = timeout(LONG, place.store.held_unlike(None)).await.unwrap();
+        assert_eq!(place.store.claim().await.unwrap(), None);
+        assert_eq!(place.store.held_unlike(None).await, held);
+        assert!(!place.file("mark").exists());
+        // As after a run that was killed.
+        std::fs::write(place.file("held"), "4194305\n").unwrap();
+        assert_eq!(place.ended(job).await.state, State::Succeeded);
+        // What is free from the start is not slept over.
+        assert_eq!(place.ended(place.submit().await).await.state, State::Succeeded);
+        place.stop(worker).await;
     }
 
     #[tokio::test]

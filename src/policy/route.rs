@@ -13,6 +13,7 @@ use super::parameter::{Invalid, Parameters};
 use super::rule::Rule;
 use crate::domain::argv::Argv;
 use crate::domain::identity::{Identity, Proofs};
+use crate::domain::job::{Exit, State};
 use crate::domain::name::{ParameterName, RouteName};
 use crate::domain::parameters::DerivedParameters;
 
@@ -91,6 +92,10 @@ pub struct Run {
     pub expires: Duration,
     /// Whether a request joins an equal job that waits.
     pub coalesce: bool,
+    /// No job starts while this file exists.
+    pub wait_while_exists: Option<PathBuf>,
+    /// Whether a run that fails is repeated.
+    pub retry: Retry,
     /// Whether it runs again after a crash mid-run.
     pub idempotent: bool,
     /// How many bytes of a job's output are kept.
@@ -99,6 +104,17 @@ pub struct Run {
     pub respond: Respond,
     /// Whether commands may gain privileges (`su`, `sudo`).
     pub privileges: Privileges,
+}
+
+/// `retry`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// How many runs in all; with 1, none is repeated.
+    pub attempts: u32,
+    /// From the end of a run to the next.
+    pub delay: Duration,
+    /// What a step must have exited with; when none is given, every run that failed or took too long is repeated.
+    pub exit_codes: Vec<i32>,
 }
 
 /// What the sender is told, and when.
@@ -136,6 +152,16 @@ impl Route {
             rule.holds(proofs).map(|identity| Authorized { identity, rule: index + 1 })
         };
         self.allow.iter().enumerate().find_map(picks)
+    }
+}
+
+impl Retry {
+    /// Whether run number `attempt`, from 1, is followed by another, given how it and its last step ended.
+    #[must_use]
+    pub fn follows(&self, attempt: u32, state: State, last: Option<Exit>) -> bool {
+        let failed = matches!(state, State::Failed | State::TimedOut);
+        let listed = matches!(last, Some(Exit::Code(code)) if self.exit_codes.contains(&code));
+        attempt < self.attempts && failed && (self.exit_codes.is_empty() || listed)
     }
 }
 
@@ -215,6 +241,35 @@ mod tests {
         assert_eq!(lists[0], ["/bin/a", "fixed"]);
         assert_eq!(lists[1], ["/bin/b", "-F", "role=web; rm -rf /", "--noop", "{"]);
         assert_eq!(route.run.lock(&values), "role-web; rm -rf /");
+    }
+
+    #[test]
+    fn a_run_is_repeated_as_often_and_after_what_the_policy_says() {
+        let retry = |exit_codes: &[i32]| Retry {
+            attempts: 3,
+            delay: Duration::ZERO,
+            exit_codes: exit_codes.to_vec(),
+        };
+        let code = |code| Some(Exit::Code(code));
+        for (codes, attempt, state, last, expected) in [
+            (&[][..], 1, State::Failed, code(1), true),
+            (&[], 2, State::Failed, code(1), true),
+            (&[], 3, State::Failed, code(1), false),
+            (&[], 1, State::Failed, Some(Exit::Signal(9)), true),
+            (&[], 1, State::Failed, None, true),
+            (&[], 1, State::TimedOut, Some(Exit::TimedOut), true),
+            (&[], 1, State::Succeeded, code(0), false),
+            (&[], 1, State::Refused, None, false),
+            (&[], 1, State::Cancelled, code(1), false),
+            (&[], 1, State::Interrupted, Some(Exit::Signal(15)), false),
+            (&[75, 2], 1, State::Failed, code(2), true),
+            (&[75, 2], 1, State::Failed, code(1), false),
+            (&[75, 2], 1, State::Failed, Some(Exit::Signal(2)), false),
+            (&[75, 2], 1, State::TimedOut, Some(Exit::TimedOut), false),
+        ] {
+            let found = retry(codes).follows(attempt, state, last);
+            assert_eq!(found, expected, "{codes:?} {attempt} {state} {last:?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! A job's way from waiting to its final state: claimed, started, its steps, its end; and who holds which lock.
 //!
-//! The first waiting job of every lock with room stands in an index, so that claiming does not depend on how many
-//! wait. Order is kept within a lock; among locks the job that was accepted first is claimed first.
+//! Order is kept within a lock, also by jobs that are held or wait for another attempt: see `line`. Among locks the job
+//! that was accepted first is claimed first.
+
+use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::{OptionalExtension, Row, params};
 
@@ -46,11 +49,16 @@ fn live((seq, id, lock, claimed, started): LiveRow) -> Result<Live, Unavailable>
 }
 
 impl Ledger<'_> {
-    /// Marks the job that is next as claimed; `None` when no lock has both room and a waiting job. What should have
-    /// been started by now expires on the way.
-    pub(super) fn claim(&mut self) -> Result<Option<Claim>, Unavailable> {
+    /// Marks the job that is next as claimed; `None` when no lock has both room and a waiting job that nothing holds. With
+    /// `free`, only jobs that wait for this file, which is gone, are looked at. What should have been started by now expires
+    /// on the way.
+    pub(super) fn claim(&mut self, free: Option<&Path>) -> Result<Option<Claim>, Unavailable> {
         for _ in 0..EXPIRED_AT_ONCE {
-            let Some((seq, expires_at)) = self.next_ready()? else { return Ok(None) };
+            let next = match free {
+                None => self.next_ready()?,
+                Some(file) => self.next_held_by(file)?,
+            };
+            let Some((seq, expires_at)) = next else { return Ok(None) };
             if expires_at.is_some_and(|at| at <= self.now) {
                 let head = self.live("WHERE seq = ?1", seq)?.ok_or_else(|| vanished(&seq.to_string()))?;
                 self.end(&head, State::Expired)?;
@@ -61,30 +69,17 @@ impl Ledger<'_> {
         Ok(None)
     }
 
-    /// Whether [`Ledger::claim`] has something to look at.
-    pub(super) fn is_ready(&self) -> Result<bool, Unavailable> {
-        Ok(self.next_ready()?.is_some())
-    }
-
-    fn next_ready(&self) -> Result<Option<(i64, Option<i64>)>, Unavailable> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT head, (SELECT expires_at FROM jobs WHERE seq = head) FROM locks INDEXED BY locks_ready
-             WHERE head IS NOT NULL AND active < concurrency ORDER BY head LIMIT 1",
-        )?;
-        Ok(statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
-    }
-
     fn take(&mut self, seq: i64) -> Result<Claim, Unavailable> {
         let mut statement = self.connection.prepare_cached(
             "UPDATE jobs SET claimed = ?2 WHERE seq = ?1
-             RETURNING id, route, parameters, identity, proofs, submitted, lock",
+             RETURNING id, route, parameters, identity, proofs, submitted, lock, attempt",
         )?;
-        let (id, route, parameters, identity, proofs, submitted, lock) =
+        let (id, route, parameters, identity, proofs, submitted, lock, attempt) =
             statement.query_row(params![seq, self.now], |row| {
                 let text = |column| row.get::<_, String>(column);
-                Ok((text(0)?, text(1)?, text(2)?, text(3)?, text(4)?, row.get(5)?, text(6)?))
+                Ok((text(0)?, text(1)?, text(2)?, text(3)?, text(4)?, row.get(5)?, text(6)?, row.get(7)?))
             })?;
-        self.leave_line(&lock, 1)?;
+        self.move_line(&lock, -1, 1)?;
         Ok(Claim {
             job: stored::job_id(&id)?,
             route: stored::route(&route)?,
@@ -92,11 +87,19 @@ impl Ledger<'_> {
             identity: stored::identity(&identity)?,
             proofs: stored::json(&proofs)?,
             submitted: stored::time(submitted)?,
+            attempt,
         })
     }
 
     /// Marks a claimed job as started; once more is no error.
     pub(super) fn start(&mut self, job: JobId) -> Result<(), Unavailable> {
+        // Until now, the steps of the last attempt were shown.
+        self.connection
+            .prepare_cached(
+                "DELETE FROM steps WHERE job = (SELECT seq FROM jobs WHERE id = ?1 AND attempt > 1
+                     AND claimed IS NOT NULL AND started IS NULL AND finished IS NULL)",
+            )?
+            .execute([job.to_string()])?;
         let mut statement = self.connection.prepare_cached(
             "UPDATE jobs SET state = 'running', started = COALESCE(started, ?2)
              WHERE id = ?1 AND claimed IS NOT NULL AND finished IS NULL",
@@ -140,6 +143,28 @@ impl Ledger<'_> {
         if let Some(live) = self.live("WHERE id = ?1 AND finished IS NULL", job.to_string())? {
             return self.end(&live, state);
         }
+        self.must_know(job)
+    }
+
+    /// Lets a job whose run failed wait for the next one, at its old place and for at least `delay`. It is half done, and
+    /// no longer expires. A job that has ended, or is past this attempt, stays as it is.
+    pub(super) fn retry(&mut self, job: JobId, attempt: u32, delay: Duration) -> Result<(), Unavailable> {
+        let mut statement = self.connection.prepare_cached(
+            "UPDATE jobs SET state = 'queued', claimed = NULL, started = NULL, expires_at = NULL,
+                 attempt = attempt + 1, not_before = ?3
+             WHERE id = ?1 AND attempt = ?2 AND claimed IS NOT NULL AND finished IS NULL RETURNING lock",
+        )?;
+        let not_before = self.now.saturating_add(stored::micros(delay));
+        let lock = statement
+            .query_row(params![job.to_string(), attempt, not_before], |row| row.get::<_, String>(0))
+            .optional()?;
+        match lock {
+            Some(lock) => self.move_line(&lock, 1, -1),
+            None => self.must_know(job),
+        }
+    }
+
+    fn must_know(&self, job: JobId) -> Result<(), Unavailable> {
         let mut statement = self.connection.prepare_cached("SELECT 1 FROM jobs WHERE id = ?1")?;
         if statement.exists([job.to_string()])? { Ok(()) } else { Err(vanished(&job.to_string())) }
     }
@@ -183,32 +208,14 @@ impl Ledger<'_> {
             .prepare_cached("UPDATE jobs SET state = ?2, finished = ?3 WHERE seq = ?1")?
             .execute(params![live.seq, state.as_str(), self.now])?;
         match live.standing {
-            Standing::Waiting => self.leave_line(&live.lock, 0)?,
-            Standing::Claimed | Standing::Started => {
-                self.connection
-                    .prepare_cached("UPDATE locks SET active = active - 1 WHERE lock = ?1")?
-                    .execute([&live.lock])?;
-            }
+            Standing::Waiting => self.move_line(&live.lock, -1, 0)?,
+            Standing::Claimed | Standing::Started => self.move_line(&live.lock, 0, -1)?,
         }
         // Lock names may be made of parameters: an idle lock must leave nothing behind.
         self.connection
             .prepare_cached("DELETE FROM locks WHERE lock = ?1 AND active = 0 AND waiting = 0")?
             .execute([&live.lock])?;
         self.tally.ended.push(live.job);
-        Ok(())
-    }
-
-    /// Takes a job, which is already marked, out of its lock's line; `held` is 1 when it holds the lock from now on.
-    fn leave_line(&mut self, lock: &str, held: i64) -> Result<(), Unavailable> {
-        self.connection
-            .prepare_cached(
-                "UPDATE locks SET waiting = waiting - 1, active = active + ?2,
-                     head = (SELECT seq FROM jobs INDEXED BY jobs_waiting
-                             WHERE lock = ?1 AND state = 'queued' AND claimed IS NULL ORDER BY seq LIMIT 1)
-                 WHERE lock = ?1",
-            )?
-            .execute(params![lock, held])?;
-        self.tally.waiting = self.tally.waiting.saturating_sub(1);
         Ok(())
     }
 }
@@ -220,7 +227,6 @@ fn vanished(job: &str) -> Unavailable {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::Duration;
 
     use proptest::prelude::*;
 

@@ -97,6 +97,7 @@ pub(super) fn terms(lock: &str, concurrency: u32) -> Terms {
         expires: Duration::from_secs(3600),
         idempotent: false,
         likeness: None,
+        awaits: None,
     }
 }
 

@@ -24,17 +24,19 @@ impl Ledger<'_> {
         let concurrency = terms.concurrency.get();
         self.connection
             .prepare_cached(
-                "UPDATE jobs SET expires_at = ?2, concurrency = ?3, idempotent = ?4 WHERE seq = ?1",
+                "UPDATE jobs SET expires_at = ?2, concurrency = ?3, idempotent = ?4, awaits = ?5 WHERE seq = ?1",
             )?
             .execute(params![
                 seq,
                 self.now.saturating_add(stored::micros(terms.expires)),
                 concurrency,
-                terms.idempotent
+                terms.idempotent,
+                terms.awaits.as_deref().map(stored::path_bytes),
             ])?;
         self.connection
             .prepare_cached("UPDATE locks SET concurrency = ?2 WHERE lock = ?1")?
             .execute(params![terms.lock, concurrency])?;
+        self.move_line(&terms.lock, 0, 0)?;
         Ok(Some(job))
     }
 

@@ -18,6 +18,7 @@ mod claim;
 mod fixture;
 mod join;
 mod ledger;
+mod line;
 mod open;
 mod purge;
 mod read;

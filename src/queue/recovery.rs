@@ -24,7 +24,8 @@ pub(super) fn recover(connection: &mut Connection, now: i64) -> Result<(Recovere
     // A run that begins anew does so from step one, and may no longer be given up: it is half done.
     transaction.execute_batch(
         "DELETE FROM steps WHERE job IN
-             (SELECT seq FROM jobs INDEXED BY jobs_active WHERE claimed IS NOT NULL AND finished IS NULL);
+             (SELECT seq FROM jobs INDEXED BY jobs_active WHERE claimed IS NOT NULL AND finished IS NULL
+              AND started IS NOT NULL);
          UPDATE jobs SET state = 'queued', attempt = attempt + 1, started = NULL, expires_at = NULL
          WHERE seq IN (SELECT seq FROM jobs INDEXED BY jobs_active WHERE claimed IS NOT NULL AND finished IS NULL)
              AND started IS NOT NULL;",
@@ -43,7 +44,8 @@ pub(super) fn recover(connection: &mut Connection, now: i64) -> Result<(Recovere
              WHERE state = 'queued' AND claimed IS NULL GROUP BY lock;
          UPDATE locks SET concurrency =
              (SELECT concurrency FROM jobs INDEXED BY jobs_waiting
-              WHERE jobs.lock = locks.lock AND state = 'queued' AND claimed IS NULL ORDER BY seq DESC LIMIT 1);",
+              WHERE jobs.lock = locks.lock AND state = 'queued' AND claimed IS NULL ORDER BY seq DESC LIMIT 1),
+             (not_before, awaits) = (SELECT not_before, awaits FROM jobs WHERE seq = head);",
     )?;
     let waiting: i64 =
         transaction.query_row("SELECT COALESCE(SUM(waiting), 0) FROM locks", [], |row| row.get(0))?;

@@ -98,12 +98,33 @@ CREATE TABLE locks (
 CREATE INDEX locks_ready ON locks (head) WHERE head IS NOT NULL AND active < concurrency;
 ";
 
-/// A job has several submitters, each once.
+/// A job has several submitters, each once; the head of a lock's line can be held.
 const FORM_2: &str = "
 -- `parameters` are the submitter's own; null in rows of form 1, where they are the job's.
 ALTER TABLE submitters ADD COLUMN parameters TEXT;
 DROP INDEX submitters_job;
 CREATE UNIQUE INDEX submitters_once ON submitters (job, identity);
+
+-- A file: the job is held while it exists.
+ALTER TABLE jobs ADD COLUMN awaits BLOB;
+
+-- Filled anew whenever the queue is opened. `not_before` and `awaits` are those of the head, the former until it is over:
+-- a head that is held by either holds its lock.
+DROP TABLE locks;
+CREATE TABLE locks (
+    lock        TEXT PRIMARY KEY,
+    concurrency INTEGER NOT NULL,
+    active      INTEGER NOT NULL,
+    waiting     INTEGER NOT NULL,
+    head        INTEGER,
+    not_before  INTEGER,
+    awaits      BLOB
+) STRICT, WITHOUT ROWID;
+CREATE INDEX locks_ready ON locks (head)
+    WHERE head IS NOT NULL AND active < concurrency AND not_before IS NULL AND awaits IS NULL;
+CREATE INDEX locks_held ON locks (head)
+    WHERE head IS NOT NULL AND active < concurrency AND not_before IS NULL AND awaits IS NOT NULL;
+CREATE INDEX locks_delayed ON locks (not_before) WHERE not_before IS NOT NULL;
 ";
 
 /// What stands in a database file.

@@ -3,7 +3,7 @@
 //! Every method that changes something returns after the change is durable, or says that it did not happen. Asks
 //! nothing about policies. One process opens it, on a local file system: see `open`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -63,7 +63,13 @@ pub struct Claim {
     pub proofs: Proofs,
     /// When it was accepted.
     pub submitted: Timestamp,
+    /// Which run of it this is, from 1.
+    pub attempt: u32,
 }
+
+/// A sign of which jobs only a file holds; another sign, other jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held(i64);
 
 /// How one step of a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,7 +184,37 @@ impl Store {
     /// # Errors
     /// When the database cannot be written; then nothing is claimed.
     pub async fn claim(&self) -> Result<Option<Claim>, Unavailable> {
-        self.write(|ledger: &mut Ledger<'_>| ledger.claim()).await
+        self.write(|ledger: &mut Ledger<'_>| ledger.claim(None)).await
+    }
+
+    /// As [`Store::claim`], among the jobs that wait for `file` alone: to be asked once it was seen to be gone.
+    ///
+    /// # Errors
+    /// When the database cannot be written; then nothing is claimed.
+    pub async fn claim_freed(&self, file: PathBuf) -> Result<Option<Claim>, Unavailable> {
+        self.write(move |ledger: &mut Ledger<'_>| ledger.claim(Some(&file))).await
+    }
+
+    /// Returns once there are jobs that only a file holds, and others than when it returned `seen`.
+    pub async fn held_unlike(&self, seen: Option<Held>) -> Held {
+        let mut outlook = self.0.outlook.subscribe();
+        loop {
+            match outlook.borrow_and_update().held.map(Held) {
+                Some(held) if Some(held) != seen => return held,
+                Some(_) | None => {}
+            }
+            if outlook.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// The files that jobs wait for, and for nothing else.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn held_by(&self) -> Result<Vec<PathBuf>, Unavailable> {
+        self.write(|ledger: &mut Ledger<'_>| ledger.held_by()).await
     }
 
     /// Marks a claimed job durably as started, before its first command.
@@ -204,6 +240,15 @@ impl Store {
     /// When the state is not final, there is no such job, or the database cannot be written: then try again later.
     pub async fn finish(&self, job: JobId, state: State) -> Result<(), Unavailable> {
         self.write(move |ledger| ledger.finish(job, state)).await
+    }
+
+    /// Lets a job whose run number `attempt` failed wait for another one, at its old place and for at least `delay`; it no
+    /// longer expires. A job that has ended or is past that attempt stays as it is, so that it is safe to call this again.
+    ///
+    /// # Errors
+    /// When there is no such job, or the database cannot be written: then try again later.
+    pub async fn retry(&self, job: JobId, attempt: u32, delay: Duration) -> Result<(), Unavailable> {
+        self.write(move |ledger| ledger.retry(job, attempt, delay)).await
     }
 
     /// How long until a waiting job expires; `None` while none can. The store expires jobs by itself: this is for

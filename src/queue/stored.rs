@@ -2,7 +2,10 @@
 //!
 //! A value that this program cannot have written is an error, never a guess.
 
+use std::ffi::OsString;
 use std::fmt::Display;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,6 +19,15 @@ use crate::domain::name::RouteName;
 /// A duration as the database counts it, in microseconds.
 pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// A file's path as the database holds it, byte for byte.
+pub(super) fn path_bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_bytes()
+}
+
+pub(super) fn path(bytes: Vec<u8>) -> PathBuf {
+    OsString::from_vec(bytes).into()
 }
 
 pub(super) fn time(micros: i64) -> Result<Timestamp, Unavailable> {

@@ -70,11 +70,12 @@ impl Ledger<'_> {
         let job = JobId::new(submission.at);
         let submitted = submission.at.as_microsecond();
         let concurrency = terms.concurrency.get();
+        let awaits = terms.awaits.as_deref().map(stored::path_bytes);
         self.connection
             .prepare_cached(
                 "INSERT INTO jobs (id, route, parameters, identity, proofs, lock, concurrency, state,
-                                   idempotent, likeness, submitted, expires_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'queued', ?8, ?9, ?10, ?11)",
+                                   idempotent, likeness, awaits, submitted, expires_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'queued', ?8, ?9, ?10, ?11, ?12)",
             )?
             .execute(params![
                 job.to_string(),
@@ -86,6 +87,7 @@ impl Ledger<'_> {
                 concurrency,
                 terms.idempotent,
                 terms.likeness,
+                awaits,
                 submitted,
                 submitted.saturating_add(stored::micros(terms.expires)),
             ])?;
@@ -93,11 +95,12 @@ impl Ledger<'_> {
         self.add_submitter(seq, submission)?;
         self.connection
             .prepare_cached(
-                "INSERT INTO locks (lock, concurrency, active, waiting, head) VALUES (?1, ?2, 0, 1, ?3)
-                 ON CONFLICT (lock) DO UPDATE SET concurrency = excluded.concurrency,
-                     waiting = waiting + 1, head = COALESCE(head, excluded.head)",
+                "INSERT INTO locks (lock, concurrency, active, waiting, head, awaits) VALUES (?1, ?2, 0, 1, ?3, ?4)
+                 ON CONFLICT (lock) DO UPDATE SET concurrency = excluded.concurrency, waiting = waiting + 1,
+                     awaits = CASE WHEN head IS NULL THEN excluded.awaits ELSE awaits END,
+                     head = COALESCE(head, excluded.head)",
             )?
-            .execute(params![terms.lock, concurrency, seq])?;
+            .execute(params![terms.lock, concurrency, seq, awaits])?;
         self.tally.waiting += 1;
         Ok(job)
     }

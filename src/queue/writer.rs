@@ -1,6 +1,6 @@
 //! The one thread that writes: it takes commands, runs a batch of them in one transaction, and answers after COMMIT.
 //!
-//! Also the queue's own timer: it expires and forgets between commands. Never panics: whatever fails is the answer to
+//! Also the queue's own timer: it expires, ends delays and forgets between commands. Never panics: whatever fails is the answer to
 //! the commands of that batch, and the next batch starts afresh.
 
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Unavailable;
 use super::claim::EXPIRED_AT_ONCE;
 use super::ledger::{Ledger, Tally};
+use super::line::RIPE_AT_ONCE;
 use super::open::Lock;
 use super::sqlite::Settings;
 use super::waiters::Waiters;
@@ -51,6 +52,10 @@ pub(super) struct Outlook {
     pub(super) ready: bool,
     /// When the next waiting job expires, in microseconds of wall time.
     pub(super) next_expiry: Option<i64>,
+    /// When the next delay ends, likewise.
+    pub(super) next_ripe: Option<i64>,
+    /// The last accepted job among those that only a file holds.
+    pub(super) held: Option<i64>,
 }
 
 /// The writer's belongings.
@@ -69,7 +74,8 @@ pub(super) struct Writer {
 /// What the writer does by itself, and when.
 struct Upkeep {
     purge_due: Duration,
-    more_expire: bool,
+    /// Whether more jobs expire, or more delays end, than one transaction takes.
+    more_due: bool,
     /// Whether the last transaction failed.
     failing: bool,
     /// Whether the last try to expire or forget failed.
@@ -80,7 +86,7 @@ impl Writer {
     /// Works until `stop`, then does what was already asked for and ends.
     pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: &CancellationToken) {
         let mut upkeep =
-            Upkeep { purge_due: self.clock.monotonic(), more_expire: false, failing: false, stuck: false };
+            Upkeep { purge_due: self.clock.monotonic(), more_due: false, failing: false, stuck: false };
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             self.turn(&mut batch, &mut upkeep);
@@ -115,12 +121,12 @@ impl Writer {
         if upkeep.failing || upkeep.stuck {
             return AFTER_FAILURE;
         }
-        if upkeep.more_expire {
+        if upkeep.more_due {
             return Duration::ZERO;
         }
         let purge = upkeep.purge_due.saturating_sub(self.clock.monotonic());
-        let expiry = self.outlook.borrow().until_expiry(&self.clock).unwrap_or(LOOK);
-        purge.min(expiry).clamp(Duration::from_millis(1), LOOK)
+        let due = self.outlook.borrow().until_due(&self.clock).unwrap_or(LOOK);
+        purge.min(due).clamp(Duration::from_millis(1), LOOK)
     }
 
     /// One transaction: what is due, then the batch.
@@ -186,7 +192,12 @@ impl Writer {
         if ledger.is_lost() {
             return Err(Unavailable("the transaction was given up, because a command in it failed".into()));
         }
-        let outlook = Outlook { ready: ledger.is_ready()?, next_expiry: ledger.next_expiry()? };
+        let outlook = Outlook {
+            ready: ledger.next_ready()?.is_some(),
+            next_expiry: ledger.next_expiry()?,
+            next_ripe: ledger.next_ripe()?,
+            held: ledger.last_held()?,
+        };
         let tally = ledger.tally;
         self.connection.execute_batch("COMMIT")?;
         Ok((tally, outlook))
@@ -195,8 +206,13 @@ impl Writer {
     /// Expires and forgets what is due. That it cannot, for want of room, must not keep commands from trying.
     fn keep_up(&self, ledger: &mut Ledger<'_>, upkeep: &mut Upkeep) -> Result<(), Unavailable> {
         let expired = ledger.guarded(Ledger::expire);
-        upkeep.more_expire = matches!(expired, Ok(EXPIRED_AT_ONCE));
+        upkeep.more_due = matches!(expired, Ok(EXPIRED_AT_ONCE));
         let mut failed = expired.err();
+        if !ledger.is_lost() {
+            let ripened = ledger.guarded(Ledger::ripen);
+            upkeep.more_due |= matches!(ripened, Ok(RIPE_AT_ONCE));
+            failed = failed.or(ripened.err());
+        }
         let monotonic = self.clock.monotonic();
         if monotonic >= upkeep.purge_due && !ledger.is_lost() {
             let more = ledger.guarded(Ledger::purge);
@@ -228,7 +244,16 @@ impl Ledger<'_> {
 impl Outlook {
     /// How long until a waiting job expires; `None` when none ever does.
     pub(super) fn until_expiry(&self, clock: &Clock) -> Option<Duration> {
-        let micros = self.next_expiry?.saturating_sub(clock.now().as_microsecond());
-        Some(Duration::from_micros(u64::try_from(micros).unwrap_or(0)))
+        self.next_expiry.map(|at| until(at, clock))
     }
+
+    /// How long until a job expires or a delay ends; `None` when neither ever does.
+    fn until_due(&self, clock: &Clock) -> Option<Duration> {
+        self.next_expiry.into_iter().chain(self.next_ripe).min().map(|at| until(at, clock))
+    }
+}
+
+fn until(at: i64, clock: &Clock) -> Duration {
+    let micros = at.saturating_sub(clock.now().as_microsecond());
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }

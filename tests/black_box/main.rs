@@ -17,6 +17,7 @@ mod durable;
 mod lifecycle;
 mod limits;
 mod other_clients;
+mod patience;
 mod signed;
 mod support;
 mod wall;

@@ -16,8 +16,11 @@ use crate::policy::diagnostic::{Finding, Place};
 use crate::policy::files::Files;
 use crate::policy::nearest::nearest;
 use crate::policy::opening::ProgramProblem;
-use crate::policy::route::{Privileges, Respond, Run};
+use crate::policy::route::{Privileges, Respond, Retry, Run};
 use crate::policy::units;
+
+/// Most runs of one job that `retry` may ask for.
+const MOST_ATTEMPTS: u32 = 100;
 
 /// Programs that read their arguments as commands.
 const SHELLS: [&str; 12] =
@@ -50,9 +53,9 @@ pub(super) fn decode(
         *outline = Some((lock.clone(), concurrency, table.place_of(key)));
     }
     let coalesce = table.or("coalesce", false, Value::flag);
-    table.unsupported("wait_while_exists");
+    let wait_while_exists = table.optional("wait_while_exists", Value::absolute_path);
     let expires = table.or("expires", 60 * minute, positive_duration);
-    table.unsupported("retry");
+    let retry = table.table_or_defaults("retry", "`retry`", retry);
     let idempotent = table.or("idempotent", false, Value::flag);
     let output_limit = table.or("output_limit", 1 << 20, positive_size);
     let words = [("accepted", Respond::Accepted), ("result", Respond::Result)];
@@ -75,11 +78,23 @@ pub(super) fn decode(
         concurrency: concurrency?,
         expires: expires?,
         coalesce: coalesce?,
+        wait_while_exists: wait_while_exists?,
+        retry: retry?,
         idempotent: idempotent?,
         output_limit: output_limit?,
         respond: respond?,
         privileges: privileges?,
     })
+}
+
+fn retry(table: &mut Table<'_>) -> Decoded<Retry> {
+    let attempts = table.or("attempts", 1, |value| value.number(1..=MOST_ATTEMPTS));
+    let delay = table.or("delay", Duration::from_secs(30), |value| value.parse(units::duration));
+    let exit_codes = table.or("exit_codes", Vec::new(), |value| match value.is_empty_list() {
+        true => Ok(Vec::new()),
+        false => value.set(|value| value.number(1..=255)),
+    });
+    Ok(Retry { attempts: attempts?, delay: delay?, exit_codes: exit_codes? })
 }
 
 /// The program and its arguments, each an array element of its own.
@@ -279,8 +294,12 @@ mod tests {
             ("respond = \"now\"", "`respond`: `now` is not one of its values"),
             ("privileges = \"keep\"", "`privileges`: `keep` is not one of its values"),
             ("user = \"root\"", "`user` is not supported yet in `[run]`"),
-            ("wait_while_exists = \"/x\"", "`wait_while_exists` is not supported yet in `[run]`"),
-            ("retry = {}", "`retry` is not supported yet in `[run]`"),
+            ("wait_while_exists = \"x\"", "`wait_while_exists`: an absolute path"),
+            ("retry = 3", "`retry`: takes a table, not an integer"),
+            ("retry = { attempts = 0 }", "`attempts`: a whole number from 1 to 100"),
+            ("retry = { exit_codes = [0] }", "`exit_codes`: a whole number from 1 to 255"),
+            ("retry = { exit_codes = [1, 1] }", "`exit_codes`: it is listed twice"),
+            ("retry = { times = 3 }", "unknown key `times` in `retry`"),
             ("limits = {}", "`limits` is not supported yet in `[run]`"),
             ("writable = []", "`writable` is not supported yet in `[run]`"),
             ("fail_on_output = \"x\"", "`fail_on_output` is not supported yet in `[run]`"),
@@ -296,7 +315,7 @@ mod tests {
     #[test]
     fn what_is_written_is_what_runs() {
         let text = with_steps("[[\"/bin/a\", \"role={role}\"], [\"/bin/b\"]]")
-            + "nice = 0\ndirectory = \"/srv\"\nenv = { PATH = \"/bin\", _x = \"{role}\" }\nstdin = \"none\"\ntimeout = \"1h\"\nstop_grace = \"0s\"\nlock = \"l-{role}\"\nconcurrency = 3\ncoalesce = true\nexpires = \"2d\"\nidempotent = true\noutput_limit = \"1KiB\"\nrespond = \"result\"\nprivileges = \"may_gain\"";
+            + "nice = 0\ndirectory = \"/srv\"\nenv = { PATH = \"/bin\", _x = \"{role}\" }\nstdin = \"none\"\ntimeout = \"1h\"\nstop_grace = \"0s\"\nlock = \"l-{role}\"\nconcurrency = 3\ncoalesce = true\nexpires = \"2d\"\nidempotent = true\noutput_limit = \"1KiB\"\nrespond = \"result\"\nprivileges = \"may_gain\"\nwait_while_exists = \"/run/x.lock\"\nretry = { attempts = 3, delay = \"1m\", exit_codes = [75, 1] }";
         let loaded = compile(GATEWAY, &[("r", &text)]).unwrap_or_else(|found| panic!("{found}"));
         let run = &loaded.policy.routes.values().next().unwrap().run;
         assert_eq!((run.nice, run.directory.to_str(), run.concurrency.get()), (0, Some("/srv"), 3));
@@ -305,6 +324,13 @@ mod tests {
         assert_eq!((seconds, run.output_limit), ([3600, 0, 172_800], 1024));
         assert_eq!((run.respond, run.privileges), (Respond::Result, Privileges::MayGain));
         assert!(run.idempotent && run.coalesce);
+        assert_eq!(run.wait_while_exists.as_deref(), Some(Path::new("/run/x.lock")));
+        let delay = Duration::from_secs(60);
+        assert_eq!(run.retry, Retry { attempts: 3, delay, exit_codes: vec![75, 1] });
+        let none = compile(GATEWAY, &[("r", &format!("{ROUTE}retry = {{ exit_codes = [] }}"))]).unwrap();
+        let delay = Duration::from_secs(30);
+        let defaults = &none.policy.routes.values().next().unwrap().run;
+        assert_eq!(defaults.retry, Retry { attempts: 1, delay, exit_codes: vec![] });
         assert_eq!((run.steps.len(), run.lock.to_string()), (2, "l-{role}".to_owned()));
     }
 }

@@ -146,6 +146,10 @@ impl<'a> Value<'a> {
         self.node.get_ref().is_array()
     }
 
+    pub(in crate::policy) fn is_empty_list(self) -> bool {
+        self.node.get_ref().as_array().is_some_and(|elements| elements.is_empty())
+    }
+
     pub(in crate::policy) fn is_number(self) -> bool {
         self.node.get_ref().is_integer()
     }
