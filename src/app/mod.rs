@@ -16,7 +16,7 @@ use crate::domain::job::State;
 use crate::executor::intake::LocalIntake;
 use crate::executor::worker::Worker;
 use crate::queue::sqlite::{Recovered, Settings, Store};
-use crate::{audit, gate, listener, queue};
+use crate::{audit, gate, listener, policy, queue};
 
 pub mod generation;
 pub mod process;
@@ -66,7 +66,8 @@ impl Gateway {
         let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
         let logged = (limits.refusals_logged.limit, limits.refusals_logged.period);
         let recorder = Recorder::open(&policy.audit.file, logged, clock.clone())?;
-        let settings = Settings { keep: policy.queue.keep, jobs: limits.jobs };
+        let policy::Queue { keep, keep_bytes, .. } = policy.queue;
+        let settings = Settings { keep, keep_bytes, jobs: limits.jobs };
         let (store, recovered) = Store::open(&policy.queue.file, settings, clock.clone())?;
         record_recovered(&recorder, recovered).await?;
 

@@ -185,6 +185,9 @@ pub struct Step {
     pub output: String,
     /// Whether there was more output than the route's `output_limit` keeps.
     pub truncated: bool,
+    /// Whether output that was kept at first no longer is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub discarded: bool,
 }
 
 /// A job as its submitter is shown it.

@@ -371,7 +371,7 @@ mod tests {
     }
 
     fn open(file: &Path) -> Store {
-        Store::open(file, Settings { keep: LONG, jobs: 10 }, Clock::system()).unwrap().0
+        Store::open(file, Settings { keep: LONG, keep_bytes: 1 << 20, jobs: 10 }, Clock::system()).unwrap().0
     }
 
     fn submission(name: &str) -> Submission {

@@ -135,6 +135,8 @@ pub struct Queue {
     pub file: PathBuf,
     /// How long finished jobs are kept.
     pub keep: Duration,
+    /// How many bytes of output finished jobs keep together.
+    pub keep_bytes: usize,
 }
 
 /// `[audit]`

@@ -204,9 +204,15 @@ impl Ledger<'_> {
     }
 
     fn end(&mut self, live: &Live, state: State) -> Result<(), Unavailable> {
-        self.connection
-            .prepare_cached("UPDATE jobs SET state = ?2, finished = ?3 WHERE seq = ?1")?
-            .execute(params![live.seq, state.as_str(), self.now])?;
+        let kept: i64 = self
+            .connection
+            .prepare_cached(
+                "UPDATE jobs SET state = ?2, finished = ?3,
+                     keeps = (SELECT COALESCE(SUM(LENGTH(output)), 0) FROM steps WHERE job = ?1)
+                 WHERE seq = ?1 RETURNING keeps",
+            )?
+            .query_row(params![live.seq, state.as_str(), self.now], |row| row.get(0))?;
+        self.tally.kept = self.tally.kept.saturating_add(kept);
         match live.standing {
             Standing::Waiting => self.move_line(&live.lock, -1, 0)?,
             Standing::Claimed | Standing::Started => self.move_line(&live.lock, 0, -1)?,

@@ -30,7 +30,7 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn new() -> Self {
         let (clock, hands) = Clock::manual("2026-01-01T00:00:00Z".parse().unwrap());
-        let settings = Settings { keep: 30 * DAY, jobs: 1000 };
+        let settings = Settings { keep: 30 * DAY, keep_bytes: 1 << 30, jobs: 1000 };
         Self { directory: tempfile::tempdir().unwrap(), clock, hands, settings }
     }
 

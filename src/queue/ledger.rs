@@ -26,6 +26,8 @@ pub(super) struct Ledger<'c> {
 pub(super) struct Tally {
     /// How many jobs wait, in all locks.
     pub(super) waiting: usize,
+    /// How many bytes of output finished jobs keep together.
+    pub(super) kept: i64,
     /// Jobs that reached a final state in this transaction.
     pub(super) ended: Vec<JobId>,
 }
@@ -36,7 +38,7 @@ impl Ledger<'_> {
     where
         E: From<Unavailable>,
     {
-        let (waiting, ended) = (self.tally.waiting, self.tally.ended.len());
+        let (waiting, kept, ended) = (self.tally.waiting, self.tally.kept, self.tally.ended.len());
         self.run("SAVEPOINT command")?;
         match work(self) {
             Ok(done) => match self.run("RELEASE command") {
@@ -48,6 +50,7 @@ impl Ledger<'_> {
             },
             Err(refused) => {
                 self.tally.waiting = waiting;
+                self.tally.kept = kept;
                 self.tally.ended.truncate(ended);
                 // SQLite ends the whole transaction itself upon some errors, such as a full disk.
                 let undone = self.run("ROLLBACK TO command").and_then(|()| self.run("RELEASE command"));

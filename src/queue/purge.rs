@@ -1,4 +1,4 @@
-//! Forgetting: message ids whose time is over, and finished jobs that were kept long enough.
+//! Forgetting: message ids whose time is over, finished jobs that were kept long enough, and outputs that are too much.
 //!
 //! A bounded number at a time. What is forgotten raises its scope's floor first, so that a message which is older than
 //! anything still remembered stays refused, whatever the clock does later (invariant I6).
@@ -21,7 +21,8 @@ impl Ledger<'_> {
     pub(super) fn purge(&mut self) -> Result<bool, Unavailable> {
         let messages = self.purge_messages()?;
         let jobs = self.purge_jobs()?;
-        Ok(messages == MESSAGES_AT_ONCE || jobs == JOBS_AT_ONCE)
+        let outputs = self.purge_outputs()?;
+        Ok(messages == MESSAGES_AT_ONCE || jobs == JOBS_AT_ONCE || outputs == JOBS_AT_ONCE)
     }
 
     fn purge_messages(&mut self) -> Result<usize, Unavailable> {
@@ -58,21 +59,51 @@ impl Ledger<'_> {
             "DELETE FROM jobs WHERE seq IN
                  (SELECT seq FROM jobs INDEXED BY jobs_finished
                   WHERE finished IS NOT NULL AND finished < ?1 ORDER BY finished LIMIT {JOBS_AT_ONCE})
-             RETURNING seq, id, state"
+             RETURNING seq, id, state, keeps"
         ))?;
-        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-        let purged: Vec<(i64, String, String)> =
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+        let purged: Vec<(i64, String, String, i64)> =
             statement.query_map([over], read)?.collect::<Result<_, _>>()?;
         // A message may outlive its job: the answer to its repetition still names how the job ended.
         let mut outlive = self.connection.prepare_cached("UPDATE messages SET ended = ?2 WHERE job = ?1")?;
         let mut steps = self.connection.prepare_cached("DELETE FROM steps WHERE job = ?1")?;
         let mut submitters = self.connection.prepare_cached("DELETE FROM submitters WHERE job = ?1")?;
-        for (seq, id, state) in &purged {
+        for (seq, id, state, keeps) in &purged {
+            self.tally.kept -= keeps.max(&0);
             outlive.execute([id, state])?;
             steps.execute([seq])?;
             submitters.execute([seq])?;
         }
         Ok(purged.len())
+    }
+
+    /// Discards the oldest outputs of finished jobs until what is kept is within its bound; says of how many jobs.
+    fn purge_outputs(&mut self) -> Result<usize, Unavailable> {
+        let bound = i64::try_from(self.settings.keep_bytes).unwrap_or(i64::MAX);
+        if self.tally.kept <= bound {
+            return Ok(0);
+        }
+        let mut statement = self.connection.prepare_cached(&format!(
+            "SELECT seq, keeps FROM jobs INDEXED BY jobs_keeping
+             WHERE keeps > 0 ORDER BY finished LIMIT {JOBS_AT_ONCE}"
+        ))?;
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        let oldest: Vec<(i64, i64)> = statement.query_map([], read)?.collect::<Result<_, _>>()?;
+        let mut steps = self.connection.prepare_cached(
+            "UPDATE steps SET dropped = dropped + LENGTH(output), output = x'' WHERE job = ?1",
+        )?;
+        let mut jobs = self.connection.prepare_cached("UPDATE jobs SET keeps = -1 WHERE seq = ?1")?;
+        let mut purged = 0;
+        for (seq, keeps) in oldest {
+            if self.tally.kept <= bound {
+                break;
+            }
+            steps.execute([seq])?;
+            jobs.execute([seq])?;
+            self.tally.kept -= keeps;
+            purged += 1;
+        }
+        Ok(purged)
     }
 }
 
@@ -80,9 +111,10 @@ impl Ledger<'_> {
 mod tests {
     use std::time::Duration;
 
+    use super::super::How;
     use super::super::fixture::{DAY, Place, later, message, terms};
-    use super::super::{How, sqlite::Store};
-    use crate::domain::job::{JobId, State};
+    use super::super::sqlite::{StepRecord, Store};
+    use crate::domain::job::{Exit, JobId, State};
 
     /// Lets the writer do what is due; there is nothing to claim.
     async fn pass(place: &Place, store: &Store, time: Duration) {
@@ -114,6 +146,54 @@ mod tests {
         assert!(store.find(finished).await.unwrap().is_none());
         assert!(store.find(waiting).await.unwrap().is_some());
         assert!(store.find(blocker).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn the_oldest_outputs_go_first_and_their_jobs_stay() {
+        let mut place = Place::new();
+        place.settings.keep_bytes = 250;
+        let (store, _) = place.open();
+        let mut jobs = Vec::new();
+        for bytes in [0, 100, 100, 100, 1000] {
+            let job = store.submit(&place.submission("kick"), &terms("kick", 1)).await.unwrap().job;
+            store.claim().await.unwrap().unwrap();
+            store.start(job).await.unwrap();
+            for (number, output) in [(1, vec![b'x'; bytes]), (2, Vec::new())] {
+                let step = StepRecord { argv: vec![], exit: Exit::Code(0), output, dropped: 0 };
+                store.record_step(job, number, step).await.unwrap();
+            }
+            // The last one still runs: its output counts when it has ended.
+            if bytes < 1000 {
+                store.finish(job, State::Succeeded).await.unwrap();
+            }
+            place.hands.advance(Duration::from_secs(1));
+            jobs.push(job);
+        }
+        let kept = async |store: &Store| {
+            let mut kept = Vec::new();
+            for job in &jobs {
+                let view = store.find(*job).await.unwrap().unwrap().view;
+                let [one, two] = &view.steps[..] else { panic!("{view:?}") };
+                assert!(!two.discarded, "there was nothing to discard");
+                assert!(!one.discarded || one.truncated);
+                kept.push((one.output.len(), one.discarded));
+            }
+            kept
+        };
+        pass(&place, &store, Duration::from_secs(10)).await;
+        let expected = [(0, false), (0, true), (100, false), (100, false), (1000, false)];
+        assert_eq!(kept(&store).await, expected);
+
+        // What is kept is counted anew after a restart, and what was interrupted counts, too.
+        drop(store);
+        let (store, _) = place.open();
+        pass(&place, &store, Duration::from_secs(10)).await;
+        let expected = [(0, false), (0, true), (0, true), (0, true), (0, true)];
+        assert_eq!(kept(&store).await, expected);
+        pass(&place, &store, 31 * DAY).await;
+        for job in jobs {
+            assert!(store.find(job).await.unwrap().is_none());
+        }
     }
 
     #[tokio::test]

@@ -58,14 +58,26 @@ impl Readers {
 fn find(connection: &mut Connection, job: JobId) -> Result<Option<Found>, Unavailable> {
     let moment = connection.transaction()?;
     let mut statement = moment.prepare_cached(
-        "SELECT seq, route, state, identity, parameters, submitted, started, finished FROM jobs WHERE id = ?1",
+        "SELECT seq, route, state, identity, parameters, submitted, started, finished, keeps
+         FROM jobs WHERE id = ?1",
     )?;
     let row = statement.query_row([job.to_string()], |row| {
         let text = |column| row.get::<_, String>(column);
         let time = |column| row.get::<_, Option<i64>>(column);
-        Ok((row.get(0)?, text(1)?, text(2)?, text(3)?, text(4)?, row.get(5)?, time(6)?, time(7)?))
+        Ok((
+            row.get(0)?,
+            text(1)?,
+            text(2)?,
+            text(3)?,
+            text(4)?,
+            row.get(5)?,
+            time(6)?,
+            time(7)?,
+            row.get::<_, i64>(8)?,
+        ))
     });
-    let Some((seq, route, state, identity, parameters, submitted, started, finished)) = row.optional()?
+    let Some((seq, route, state, identity, parameters, submitted, started, finished, keeps)) =
+        row.optional()?
     else {
         return Ok(None);
     };
@@ -78,7 +90,7 @@ fn find(connection: &mut Connection, job: JobId) -> Result<Option<Found>, Unavai
         submitted: stored::time(submitted)?,
         started: started.map(stored::time).transpose()?,
         finished: finished.map(stored::time).transpose()?,
-        steps: steps(&moment, seq)?,
+        steps: steps(&moment, seq, keeps < 0)?,
     };
 
     let mut statement = moment.prepare_cached(
@@ -104,7 +116,8 @@ fn find(connection: &mut Connection, job: JobId) -> Result<Option<Found>, Unavai
     Ok(Some(Found { view, submitters }))
 }
 
-fn steps(connection: &Connection, seq: i64) -> Result<Vec<Step>, Unavailable> {
+/// The steps of a job; of one whose output is discarded, those that had some say so.
+fn steps(connection: &Connection, seq: i64, discarded: bool) -> Result<Vec<Step>, Unavailable> {
     let mut statement = connection
         .prepare_cached("SELECT argv, exit, output, dropped FROM steps WHERE job = ?1 ORDER BY number")?;
     let rows = statement.query_map([seq], |row| {
@@ -119,6 +132,7 @@ fn steps(connection: &Connection, seq: i64) -> Result<Vec<Step>, Unavailable> {
             exit: stored::json(&exit)?,
             output: String::from_utf8_lossy(&output).into_owned(),
             truncated: dropped > 0,
+            discarded: discarded && dropped > 0,
         });
     }
     Ok(steps)

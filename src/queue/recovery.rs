@@ -5,17 +5,20 @@
 
 use rusqlite::{Connection, Row, TransactionBehavior};
 
+use super::ledger::Tally;
 use super::sqlite::Recovered;
 use super::{Unavailable, stored};
 use crate::domain::job::JobId;
 use crate::domain::name::RouteName;
 
-/// Puts every left-behind job where it belongs and counts the locks anew; also says how many jobs wait.
-pub(super) fn recover(connection: &mut Connection, now: i64) -> Result<(Recovered, usize), Unavailable> {
+/// Puts every left-behind job where it belongs and counts the locks anew; also says how many jobs wait, and how
+/// much output is kept.
+pub(super) fn recover(connection: &mut Connection, now: i64) -> Result<(Recovered, Tally), Unavailable> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let interrupted = collect(
         &transaction,
-        "UPDATE jobs SET state = 'interrupted', finished = ?1
+        "UPDATE jobs SET state = 'interrupted', finished = ?1,
+             keeps = (SELECT COALESCE(SUM(LENGTH(output)), 0) FROM steps WHERE job = jobs.seq)
          WHERE seq IN (SELECT seq FROM jobs INDEXED BY jobs_active WHERE claimed IS NOT NULL AND finished IS NULL)
              AND started IS NOT NULL AND NOT idempotent
          RETURNING id, route",
@@ -49,8 +52,14 @@ pub(super) fn recover(connection: &mut Connection, now: i64) -> Result<(Recovere
     )?;
     let waiting: i64 =
         transaction.query_row("SELECT COALESCE(SUM(waiting), 0) FROM locks", [], |row| row.get(0))?;
+    let kept: i64 = transaction.query_row(
+        "SELECT COALESCE(SUM(keeps), 0) FROM jobs INDEXED BY jobs_keeping WHERE keeps > 0",
+        [],
+        |row| row.get(0),
+    )?;
     transaction.commit()?;
-    Ok((Recovered { requeued, interrupted }, usize::try_from(waiting).unwrap_or(0)))
+    let tally = Tally { waiting: usize::try_from(waiting).unwrap_or(0), kept, ended: Vec::new() };
+    Ok((Recovered { requeued, interrupted }, tally))
 }
 
 fn collect(

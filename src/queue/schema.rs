@@ -98,7 +98,7 @@ CREATE TABLE locks (
 CREATE INDEX locks_ready ON locks (head) WHERE head IS NOT NULL AND active < concurrency;
 ";
 
-/// A job has several submitters, each once; the head of a lock's line can be held.
+/// A job has several submitters, each once; the head of a lock's line can be held; outputs are discarded before their jobs.
 const FORM_2: &str = "
 -- `parameters` are the submitter's own; null in rows of form 1, where they are the job's.
 ALTER TABLE submitters ADD COLUMN parameters TEXT;
@@ -107,6 +107,12 @@ CREATE UNIQUE INDEX submitters_once ON submitters (job, identity);
 
 -- A file: the job is held while it exists.
 ALTER TABLE jobs ADD COLUMN awaits BLOB;
+
+-- Bytes of output that a finished job keeps; -1 once they are discarded.
+ALTER TABLE jobs ADD COLUMN keeps INTEGER NOT NULL DEFAULT 0;
+UPDATE jobs SET keeps = (SELECT COALESCE(SUM(LENGTH(output)), 0) FROM steps WHERE job = seq)
+    WHERE finished IS NOT NULL;
+CREATE INDEX jobs_keeping ON jobs (finished, keeps) WHERE keeps > 0;
 
 -- Filled anew whenever the queue is opened. `not_before` and `awaits` are those of the head, the former until it is over:
 -- a head that is held by either holds its lock.

@@ -35,6 +35,8 @@ pub struct Store(Arc<Inner>);
 pub struct Settings {
     /// How long finished jobs are kept.
     pub keep: Duration,
+    /// How many bytes of output finished jobs keep together; the oldest goes first.
+    pub keep_bytes: usize,
     /// How many jobs may wait; then [`SubmitError::Full`].
     pub jobs: usize,
 }
@@ -103,7 +105,7 @@ impl Store {
         let open::Opened { mut connection, lock } = open::open(file)?;
         let now = clock.now().as_microsecond();
         let damaged = |reason: Unavailable| OpenError::Damaged { path: file.to_owned(), reason: reason.0 };
-        let (recovered, waiting) = recovery::recover(&mut connection, now).map_err(damaged)?;
+        let (recovered, tally) = recovery::recover(&mut connection, now).map_err(damaged)?;
 
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let (commands, received) = mpsc::channel(writer::LINE);
@@ -116,7 +118,8 @@ impl Store {
             settings,
             clock: clock.clone(),
             runtime: runtime.map_err(OpenError::Thread)?,
-            waiting,
+            waiting: tally.waiting,
+            kept: tally.kept,
             outlook: Arc::clone(&outlook),
             waiters: waiters.clone(),
         };

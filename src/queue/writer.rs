@@ -67,6 +67,7 @@ pub(super) struct Writer {
     pub(super) clock: Clock,
     pub(super) runtime: Runtime,
     pub(super) waiting: usize,
+    pub(super) kept: i64,
     pub(super) outlook: Arc<watch::Sender<Outlook>>,
     pub(super) waiters: Waiters,
 }
@@ -136,6 +137,7 @@ impl Writer {
         let outcome = match ended {
             Ok((tally, outlook)) => {
                 self.waiting = tally.waiting;
+                self.kept = tally.kept;
                 // Before the answers: a worker that was told "nothing to claim" must not find the old outlook.
                 self.outlook.send_replace(outlook);
                 for job in tally.ended {
@@ -178,7 +180,7 @@ impl Writer {
             connection: &self.connection,
             settings: &self.settings,
             now: self.clock.now().as_microsecond(),
-            tally: Tally { waiting: self.waiting, ended: Vec::new() },
+            tally: Tally { waiting: self.waiting, kept: self.kept, ended: Vec::new() },
             lost: false,
         };
         self.keep_up(&mut ledger, upkeep)?;

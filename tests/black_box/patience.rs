@@ -1,4 +1,4 @@
-//! Jobs that wait: for another attempt, and for a file to go.
+//! Jobs that wait, for another attempt and for a file to go; and what is kept of those that have ended.
 
 use std::path::Path;
 use std::process::Command;
@@ -132,4 +132,30 @@ fn a_job_waits_for_its_file_unless_that_names_a_process_that_is_gone() {
     assert_eq!(gateway.job(&kick)["state"], "queued");
     std::fs::remove_file(&lock).unwrap();
     assert_eq!(gateway.ended(&kick)["state"], "succeeded");
+}
+
+#[test]
+fn the_oldest_outputs_go_first_and_their_jobs_stay() {
+    let site = Site::new();
+    let text = std::fs::read_to_string(site.path("gateway.toml")).unwrap();
+    let text = text.replace("[queue]", "[queue]\nkeep_bytes = \"40B\"");
+    site.write("gateway.toml", &text, 0o644);
+    // Twice 11 bytes and twice 15.
+    let program = site.program("program", "echo and the second");
+    site.route("speak", &route("speak", &program, ""));
+    let gateway = site.serve();
+    let old = post(&gateway, "/speak");
+    gateway.ended(&old);
+    let young = post(&gateway, "/speak");
+    gateway.ended(&young);
+    let deadline = Instant::now() + PATIENCE;
+    while gateway.job(&old)["steps"][0]["discarded"] != json!(true) {
+        assert!(Instant::now() < deadline, "{}", gateway.job(&old));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let view = gateway.job(&old);
+    assert_eq!((&view["state"], &view["steps"][1]["output"]), (&json!("succeeded"), &json!("")), "{view}");
+    let view = gateway.job(&young);
+    assert_eq!(view["steps"][0]["output"], "first step\n", "{view}");
+    assert_eq!(view["steps"][0].get("discarded"), None, "{view}");
 }

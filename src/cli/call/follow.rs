@@ -31,11 +31,16 @@ impl<O: Write, E: Write> Call<O, E> {
         let began = self.clock.monotonic();
         let (mut pause, mut blind) = (SHORTEST_LOOK, 0);
         let (mut shown, mut state) = (0, receipt.state);
+        let mut started = None;
         loop {
             let headers = look.sent_headers(self.signer.as_ref(), self.clock.now())?;
             match self.send_patiently(&look, &headers, Purpose::Question).await {
                 Ok(Answer::Job { view, .. }) => {
                     blind = 0;
+                    if view.started != started {
+                        // A run that is tried again begins with its first step.
+                        (started, shown) = (view.started, 0);
+                    }
                     if view.state != state && !view.state.is_final() {
                         self.report.state(&view)?;
                     }

@@ -145,7 +145,11 @@ impl<O: Write, E: Write> Report<O, E> {
             self.clear()?;
             self.out.write_all(step.output.as_bytes())?;
             self.out.flush()?;
-            let cut = if step.truncated { ", its output was longer than what is kept" } else { "" };
+            let cut = match (step.discarded, step.truncated) {
+                (true, _) => ", its output is no longer kept",
+                (false, true) => ", its output was longer than what is kept",
+                (false, false) => "",
+            };
             writeln!(self.err, "step {}: {}: {}{cut}", index + 1, step.argv.join(" "), step.exit)?;
         }
         Ok(())

@@ -168,11 +168,11 @@ fn queue(table: &mut Table<'_>, files: &Files) -> Decoded<Queue> {
         table.or("engine", Engine::Sqlite, |value| value.word(&[("sqlite", Engine::Sqlite)], &["nats"]));
     let file = table.required("file", |value| file_to_write(value, files));
     let keep = table.or("keep", 30 * DAY, positive_duration);
-    table.unsupported("keep_bytes");
+    let keep_bytes = table.or("keep_bytes", 1 << 30, limits::positive_size);
     table.unsupported("socket");
     table.unsupported("gate_user");
     match engine? {
-        Engine::Sqlite => Ok(Queue { file: file?, keep: keep? }),
+        Engine::Sqlite => Ok(Queue { file: file?, keep: keep?, keep_bytes: keep_bytes? }),
     }
 }
 
@@ -259,7 +259,7 @@ mod tests {
             (&clients.ca.bytes[..], clients.crl.as_ref().map(|crl| &crl.bytes[..])),
             (&b"ca"[..], Some(&b"crl"[..]))
         );
-        assert_eq!(policy.queue.keep, 30 * DAY);
+        assert_eq!((policy.queue.keep, policy.queue.keep_bytes), (30 * DAY, 1 << 30));
         let limits = policy.limits;
         assert_eq!(
             (limits.body, limits.bodies, limits.jobs, limits.waiting),
@@ -285,12 +285,12 @@ mod tests {
     fn what_is_written_is_what_is_meant() {
         let text = GATEWAY
             .replace("[listen]", "[listen]\naddress = [\"[::]:1\", \"127.0.0.1:2\"]\nauthorities = [\"Gate.Example.com\", \"[::1]\", \"10.0.0.1\"]\nrevocation = \"required\"")
-            .replace("[queue]", "[limits]\nbody = \"1MiB\"\nwait = \"0s\"\nwaiting = 0\nrefusals_logged = \"7/h\"\n[queue]\nengine = \"sqlite\"\nkeep = \"12h\"")
+            .replace("[queue]", "[limits]\nbody = \"1MiB\"\nwait = \"0s\"\nwaiting = 0\nrefusals_logged = \"7/h\"\n[queue]\nengine = \"sqlite\"\nkeep = \"12h\"\nkeep_bytes = \"2MiB\"")
             + "window = \"30s\"\nremember = \"2d\"";
         let policy = compile(&text, &[("r", ROUTE)]).unwrap().policy;
         assert_eq!(policy.listen.addresses.len(), 2);
         assert_eq!(policy.listen.authorities.unwrap(), ["gate.example.com", "::1", "10.0.0.1"]);
-        assert_eq!(policy.queue.keep, Duration::from_secs(43_200));
+        assert_eq!((policy.queue.keep, policy.queue.keep_bytes), (Duration::from_secs(43_200), 2 << 20));
         assert_eq!((policy.limits.body, policy.limits.waiting), (1 << 20, 0));
         assert!(policy.limits.wait.is_zero());
         assert_eq!(policy.limits.refusals_logged.period.as_secs(), 3600);
@@ -343,7 +343,7 @@ mod tests {
             ("[queue]", "[queue]\nengine = \"nats\"", "`engine`: `nats` is not supported yet"),
             ("[queue]", "[queue]\nengine = \"redis\"", "`engine`: `redis` is not one of its values"),
             ("[queue]", "[queue]\nkeep = \"0s\"", "`keep`: a duration longer than nothing"),
-            ("[queue]", "[queue]\nkeep_bytes = \"1GiB\"", "`keep_bytes` is not supported yet in `[queue]`"),
+            ("[queue]", "[queue]\nkeep_bytes = \"0B\"", "`keep_bytes`: a size of at least 1B"),
             ("[queue]", "[queue]\nsocket = \"/run/x\"", "`socket` is not supported yet in `[queue]`"),
             ("[queue]", "[queue]\ngate_user = \"x\"", "`gate_user` is not supported yet in `[queue]`"),
             ("[queue]", "[admin]\n[queue]", "`admin` is not supported yet in `gateway.toml`"),
