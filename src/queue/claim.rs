@@ -64,12 +64,16 @@ impl Ledger<'_> {
                 self.end(&head, State::Expired)?;
                 continue;
             }
-            return self.take(seq).map(Some);
+            if let Some(claim) = self.take(seq)? {
+                return Ok(Some(claim));
+            }
         }
         Ok(None)
     }
 
-    fn take(&mut self, seq: i64) -> Result<Claim, Unavailable> {
+    /// Claims a job; `None` when what stands in it cannot be read, which ends it: else it would stand before all others
+    /// for ever.
+    fn take(&mut self, seq: i64) -> Result<Option<Claim>, Unavailable> {
         let mut statement = self.connection.prepare_cached(
             "UPDATE jobs SET claimed = ?2 WHERE seq = ?1
              RETURNING id, route, parameters, identity, proofs, submitted, lock, attempt",
@@ -80,15 +84,26 @@ impl Ledger<'_> {
                 Ok((text(0)?, text(1)?, text(2)?, text(3)?, text(4)?, row.get(5)?, text(6)?, row.get(7)?))
             })?;
         self.move_line(&lock, -1, 1)?;
-        Ok(Claim {
-            job: stored::job_id(&id)?,
-            route: stored::route(&route)?,
-            parameters: stored::json(&parameters)?,
-            identity: stored::identity(&identity)?,
-            proofs: stored::json(&proofs)?,
-            submitted: stored::time(submitted)?,
-            attempt,
-        })
+        let job = stored::job_id(&id)?;
+        let read = || {
+            Ok::<_, Unavailable>(Claim {
+                job,
+                route: stored::route(&route)?,
+                parameters: stored::json(&parameters)?,
+                identity: stored::identity(&identity)?,
+                proofs: stored::json(&proofs)?,
+                submitted: stored::time(submitted)?,
+                attempt,
+            })
+        };
+        match read() {
+            Ok(claim) => Ok(Some(claim)),
+            Err(reason) => {
+                tracing::error!(%job, %reason, "a job cannot be read, and is refused");
+                self.end(&Live { seq, job, lock, standing: Standing::Claimed }, State::Refused)?;
+                Ok(None)
+            }
+        }
     }
 
     /// Marks a claimed job as started; once more is no error.
@@ -265,6 +280,28 @@ mod tests {
         assert_eq!(claim(&store).await, None, "started jobs hold the lock too");
         store.finish(kick[0], State::Succeeded).await.unwrap();
         assert_eq!(claim(&store).await, Some(kick[1]));
+    }
+
+    #[tokio::test]
+    async fn a_job_that_cannot_be_read_holds_up_no_other() {
+        let place = Place::new();
+        let (store, _) = place.open();
+        let unreadable = submit(&place, &store, &terms("kick", 1)).await;
+        let next = submit(&place, &store, &terms("kick", 1)).await;
+        store.close().await;
+        let connection = rusqlite::Connection::open(place.file()).unwrap();
+        let spoilt =
+            connection.execute("UPDATE jobs SET proofs = '{}' WHERE id = ?1", [unreadable.to_string()]);
+        assert_eq!(spoilt.unwrap(), 1);
+        drop(connection);
+        let (store, _) = place.open();
+        assert_eq!(claim(&store).await, Some(next));
+        let connection = rusqlite::Connection::open(place.file()).unwrap();
+        let state =
+            connection.query_row("SELECT state FROM jobs WHERE id = ?1", [unreadable.to_string()], |row| {
+                row.get::<_, String>(0)
+            });
+        assert_eq!(state.unwrap(), "refused");
     }
 
     #[tokio::test]
