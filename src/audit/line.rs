@@ -24,6 +24,15 @@ pub(super) enum Own<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         chain: Option<&'a str>,
     },
+    /// The first line of a file that goes on where another one, which was renamed, ends.
+    Continued {
+        /// The program's version.
+        version: &'a str,
+        /// How to read the chain.
+        chain: &'a str,
+    },
+    /// Lines could not be written for a while, and now they can.
+    Resumed,
     /// The bytes between the last record and this one are a line that a crash cut short.
     Torn {
         /// How many.
@@ -45,7 +54,7 @@ pub(super) enum Own<'a> {
 
 /// What the first line of a log says about the rest.
 pub(super) const CHAIN: &str = "prev is the SHA-256 of the line before, without its line feed, and zeros on the first \
-    line; a line cut short by a crash is no part of the chain: the torn record after it, chained to the last whole \
+    line; a file that begins with a continued record goes on where an older one ends; a line cut short by a crash is no part of the chain: the torn record after it, chained to the last whole \
     line, gives the number and the SHA-256 of its bytes";
 
 /// A record's fields as one JSON object.

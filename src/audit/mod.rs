@@ -3,7 +3,8 @@
 //! A record is one JSON line of a file that is only ever added to, chained to the line before by SHA-256: what a chain
 //! is, and what a line that a crash cut short becomes, stands in [`verify`]. Records that must not be lost are durable
 //! when [`Recorder::durable`] returns; refusals of strangers are bounded in number and may be counted together. Every
-//! record is also a `tracing` event, in the same escaped form. Refuses a file that another process writes.
+//! record is also a `tracing` event, in the same escaped form. Refuses a file that another process writes. A file that is
+//! renamed, as log rotation does, is continued by a new one in the same chain.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -28,12 +29,14 @@ use crate::domain::parameters::RawParameters;
 
 mod file;
 mod line;
+mod predecessor;
 pub mod verify;
 mod writer;
 
 use file::Log;
 pub use file::OpenError;
-use writer::{Counts, Entry, Writer};
+use verify::Head;
+use writer::{Counts, Entry, HeadOnDisk, Writer};
 
 /// Records that may wait for the disk. Refusals of strangers get half of it.
 const ROOM: usize = 1024;
@@ -145,6 +148,40 @@ pub enum Record {
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
+    /// An operator asked for something to be done with a job, and it is about to be done.
+    Operated {
+        /// Who: the user that the kernel names at the other end of the socket.
+        uid: u32,
+        /// What.
+        act: Act,
+        /// The job.
+        job: JobId,
+        /// The route.
+        route: RouteName,
+    },
+    /// A job was made that repeats an earlier one, as an operator asked.
+    Repeated {
+        /// Who asked.
+        uid: u32,
+        /// The new job.
+        job: JobId,
+        /// The job that it repeats.
+        retry_of: JobId,
+        /// The route.
+        route: RouteName,
+        /// Whose job it is: the earlier one's.
+        identity: Identity,
+    },
+}
+
+/// What an operator asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Act {
+    /// That a job does not run, or no further.
+    Cancel,
+    /// That a job that has ended is made once more.
+    Retry,
 }
 
 /// Writes the audit log of this process; clones write the same one. When the last clone is dropped, what was noted is
@@ -158,6 +195,7 @@ struct Inner {
     thread: Mutex<Option<JoinHandle<()>>>,
     strangers: RateLimiter<NotKeyed, InMemoryState, Clock, NoOpMiddleware<Nanos>>,
     counts: Arc<Counts>,
+    head: HeadOnDisk,
     clock: Clock,
 }
 
@@ -182,6 +220,9 @@ impl Recorder {
         let stop = CancellationToken::new();
         let runtime = runtime.map_err(OpenError::Thread)?;
         let writer = Writer::new(log, clock.clone(), runtime, Arc::clone(&counts), period);
+        let head = writer.head();
+        let now = head.get();
+        tracing::info!(file = %file.display(), seq = now.seq, hash = now.hex(), "the audit log is open; this is its head");
         let stopped = stop.clone();
         let thread = std::thread::Builder::new()
             .name("audit-writer".into())
@@ -189,7 +230,7 @@ impl Recorder {
             .map_err(OpenError::Thread)?;
         let strangers = RateLimiter::direct_with_clock(quota, clock.clone());
         let thread = Mutex::new(Some(thread));
-        Ok(Self(Arc::new(Inner { entries: sender, stop, thread, strangers, counts, clock })))
+        Ok(Self(Arc::new(Inner { entries: sender, stop, thread, strangers, counts, head, clock })))
     }
 
     /// Puts a record on the disk: it is durable when this returns.
@@ -199,6 +240,30 @@ impl Recorder {
     pub async fn durable(&self, record: Record) -> Result<(), Unwritable> {
         let (reply, written) = oneshot::channel();
         let entry = self.entry(&record, Some(reply))?;
+        self.send(entry, written).await
+    }
+
+    /// Whether a record could be put on the disk now. Writes nothing as long as the last write succeeded.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub async fn writable(&self) -> Result<(), Unwritable> {
+        let (reply, written) = oneshot::channel();
+        let entry = Entry { at: self.0.clock.now(), fields: None, reply: Some(reply) };
+        self.send(entry, written).await
+    }
+
+    /// The end of the chain on the disk, for keeping elsewhere.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.0.head.get()
+    }
+
+    async fn send(
+        &self,
+        entry: Entry,
+        written: oneshot::Receiver<Result<(), Unwritable>>,
+    ) -> Result<(), Unwritable> {
         let closed = || Unwritable("it was closed".into());
         self.0.entries.send(entry).await.map_err(|_| closed())?;
         written.await.unwrap_or_else(|_| Err(closed()))
@@ -234,7 +299,7 @@ impl Recorder {
     ) -> Result<Entry, Unwritable> {
         let fields = line::fields(record).map_err(|error| Unwritable(error.to_string()))?;
         record.tell(&fields);
-        Ok(Entry { at: self.0.clock.now(), fields, reply })
+        Ok(Entry { at: self.0.clock.now(), fields: Some(fields), reply })
     }
 }
 
@@ -250,6 +315,8 @@ impl Record {
             Self::Ended { .. } => tracing::info!(record = fields, "ended"),
             Self::Finished { .. } => tracing::info!(record = fields, "finished"),
             Self::Retried { .. } => tracing::info!(record = fields, "tried again"),
+            Self::Operated { .. } => tracing::info!(record = fields, "operated"),
+            Self::Repeated { .. } => tracing::info!(record = fields, "repeated"),
         }
     }
 }
@@ -418,6 +485,66 @@ mod tests {
         assert_eq!(single as u64 + counted, total);
         assert!(lines.iter().any(|line| line["kind"] == "started"));
         assert!(!lines.iter().any(|line| line["kind"] == "omitted"));
+    }
+
+    #[tokio::test]
+    async fn whether_it_can_be_written_is_known_without_writing() {
+        let place = Place::new();
+        let recorder = place.open(10);
+        recorder.writable().await.unwrap();
+        assert_eq!(place.kinds(), ["opened"]);
+        assert_eq!(recorder.head().seq, 1);
+        let away = place.directory.path().with_extension("away");
+        std::fs::rename(place.directory.path(), &away).unwrap();
+        assert!(recorder.writable().await.is_err());
+        assert!(recorder.durable(started()).await.is_err());
+        assert_eq!(recorder.head().seq, 1);
+        std::fs::rename(&away, place.directory.path()).unwrap();
+        recorder.writable().await.unwrap();
+        assert_eq!(place.kinds(), ["opened", "resumed"]);
+        assert_eq!(recorder.head().seq, 2);
+        recorder.close().await;
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+        #[test]
+        fn i10_no_text_in_any_field_forges_a_line(text in proptest::collection::vec(proptest::prop_oneof![
+            proptest::prelude::any::<char>(),
+            proptest::sample::select(vec!['\n', '\r', '\u{b}', '\u{c}', '\u{85}', '\u{2028}', '\u{2029}', '\u{202e}', '"', '\\', '{', '}', '\0', '\u{1b}']),
+        ], 0..40)) {
+            let text: String = text.into_iter().collect();
+            let identity = Identity::Certname(format!("x{text}"));
+            let route = RouteName::parse("kick").unwrap();
+            let job = JobId::new(jiff::Timestamp::UNIX_EPOCH);
+            let name = crate::domain::name::ParameterName::parse("name").unwrap();
+            let source = [192, 0, 2, 7].into();
+            for record in [
+                Record::Refused {
+                    source, method: text.clone(), path: text.clone(), status: 404, reason: text.clone(),
+                    route: None, identity: Some(identity.clone()),
+                },
+                Record::Accepted {
+                    route: route.clone(), identity: identity.clone(), rule: 1, source,
+                    parameters: RawParameters([(name, text.clone())].into()),
+                },
+                Record::Stored { route: route.clone(), identity: identity.clone(), job, how: "fresh" },
+                Record::NotStored { route: route.clone(), identity: identity.clone(), reason: text.clone() },
+                Record::Started { job, route: route.clone(), step: 1, argv: vec![text.clone(), text.clone()] },
+                Record::Finished { job, route: route.clone(), state: State::Failed, reason: Some(text.clone()) },
+                Record::Repeated { uid: 0, job, retry_of: job, route: route.clone(), identity },
+            ] {
+                let fields = line::fields(&record).unwrap();
+                let written = line::compose(1, jiff::Timestamp::UNIX_EPOCH, &verify::ROOT, &fields);
+                let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202e}');
+                proptest::prop_assert!(!written.contains(breaks), "{written:?}");
+                proptest::prop_assert!(verify::verify([&written]).is_ok());
+                let read: serde_json::Value = serde_json::from_str(&written).unwrap();
+                proptest::prop_assert_eq!(&read["seq"], &serde_json::json!(1));
+                let said = read.to_string();
+                proptest::prop_assert!(said.contains(&serde_json::to_string(&text).unwrap()[1..]) || text.is_empty());
+            }
+        }
     }
 
     #[tokio::test]

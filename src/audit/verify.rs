@@ -4,7 +4,9 @@
 //! first line of a log is chained to 64 zeros. A crash may leave a line cut short. Nobody was told that it is durable,
 //! and nothing is cut away: the next line is a `torn` record, which is chained to the last whole line and says how many
 //! bytes in between belong to the cut line, and their SHA-256. Any other line that is not a record breaks the chain. A
-//! log whose end was cut off at a line is still a chain: to find that, compare its head with one kept elsewhere.
+//! log that was renamed goes on in a new file, whose first line is a `continued` record, chained to the last line of the
+//! old one. A log whose end was cut off at a line is still a chain: to find that, compare its head with one kept
+//! elsewhere.
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -21,6 +23,14 @@ pub struct Head {
     pub hash: [u8; 32],
     /// How many lines that a crash cut short were found, and accounted for.
     pub torn: u64,
+}
+
+impl Head {
+    /// The hash in hexadecimal digits, as `prev` of the next line has it.
+    #[must_use]
+    pub fn hex(&self) -> String {
+        hex(&self.hash)
+    }
 }
 
 /// Where a chain breaks.
@@ -45,16 +55,18 @@ pub fn verify<L: AsRef<[u8]>>(lines: impl IntoIterator<Item = L>) -> Result<Head
     chain.end()
 }
 
-/// A chain up to some line.
-#[derive(Clone)]
-pub(super) struct Chain {
+/// A chain up to some line, perhaps through several files.
+#[derive(Clone, Debug)]
+pub struct Chain {
     head: Head,
+    /// What the first line continues, when that is not the beginning of a log.
+    base: Option<Head>,
     line: u64,
     cut: Option<Cut>,
 }
 
 /// Bytes after the last record that are no record.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Cut {
     line: u64,
     bytes: u64,
@@ -75,24 +87,41 @@ struct Link<'a> {
 }
 
 impl Chain {
-    /// Before the first line of a log.
-    pub(super) fn new() -> Self {
-        Self { head: Head { seq: 0, hash: ROOT, torn: 0 }, line: 0, cut: None }
+    /// Before the first line of a log, or of a later file of it.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { head: Head { seq: 0, hash: ROOT, torn: 0 }, base: None, line: 0, cut: None }
     }
 
     /// After a line that is trusted without looking at what comes before it; `None` when it is not a record.
     pub(super) fn resume(line: &[u8]) -> Option<Self> {
         let link: Link<'_> = serde_json::from_slice(line).ok()?;
-        Some(Self { head: Head { seq: link.seq, hash: digest(line), torn: 0 }, line: 0, cut: None })
+        Some(Self {
+            head: Head { seq: link.seq, hash: digest(line), torn: 0 },
+            base: None,
+            line: 0,
+            cut: None,
+        })
     }
 
-    /// Goes on by one line.
-    pub(super) fn follow(&mut self, line: &[u8]) -> Result<(), Broken> {
+    /// Goes on by one line, which is given without its line feed.
+    ///
+    /// # Errors
+    /// When it does not continue the chain.
+    pub fn follow(&mut self, line: &[u8]) -> Result<(), Broken> {
         self.line += 1;
         let broken = |line, reason| Err(Broken { line, reason });
         let Ok(link) = serde_json::from_slice::<Link<'_>>(line) else {
             return self.add_cut(line);
         };
+        if self.line == 1 && self.head.seq == 0 && link.kind == "continued" {
+            let seq = link.seq.checked_sub(1);
+            let (Some(seq), Some(hash)) = (seq, parse_hash(&link.prev)) else {
+                return broken(self.line, "it does not say what it continues");
+            };
+            self.head = Head { seq, hash, torn: 0 };
+            self.base = Some(self.head);
+        }
         if link.prev != hex(&self.head.hash) {
             return broken(
                 self.line,
@@ -120,9 +149,34 @@ impl Chain {
         Ok(())
     }
 
+    /// Goes on in the next file of the same log: its lines are counted from 1.
+    ///
+    /// # Errors
+    /// When something is left over at the end of the former one.
+    pub fn next_file(&mut self) -> Result<(), Broken> {
+        self.end()?;
+        self.line = 0;
+        Ok(())
+    }
+
+    /// How many lines of the present file were followed.
+    #[must_use]
+    pub fn line(&self) -> u64 {
+        self.line
+    }
+
+    /// What the first line continues; `None` when it begins a log.
+    #[must_use]
+    pub fn base(&self) -> Option<Head> {
+        self.base
+    }
+
     /// The head, when nothing is left over.
-    pub(super) fn end(self) -> Result<Head, Broken> {
-        match self.cut {
+    ///
+    /// # Errors
+    /// When the last lines are no records.
+    pub fn end(&self) -> Result<Head, Broken> {
+        match &self.cut {
             None => Ok(self.head),
             Some(cut) => Err(Broken {
                 line: cut.line,
@@ -133,7 +187,8 @@ impl Chain {
     }
 
     /// The head as far as the chain goes.
-    pub(super) fn head(&self) -> Head {
+    #[must_use]
+    pub fn head(&self) -> Head {
         self.head
     }
 
@@ -167,6 +222,25 @@ impl Chain {
         }
         Ok(())
     }
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Reads what [`Head::hex`] wrote.
+#[must_use]
+pub fn parse_hash(text: &str) -> Option<[u8; 32]> {
+    let mut hash = [0; 32];
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (byte, digits) in hash.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(hash)
 }
 
 /// SHA-256 of a line without its line feed.
@@ -244,6 +318,48 @@ mod tests {
         let mut forged = lines.clone();
         forged.insert(3, record(4, digest(&lines[2]), r#""kind":"accepted""#));
         assert_eq!(verify(&forged).map_err(|broken| broken.line), Err(5));
+    }
+
+    #[test]
+    fn i10_a_chain_goes_on_in_the_next_file_and_a_file_that_is_missing_is_found() {
+        let mut lines = log(3);
+        for seq in 4..=6 {
+            let kind = if seq == 5 { "accepted" } else { "continued" };
+            let prev = digest(lines.last().unwrap());
+            lines.push(record(seq, prev, &format!(r#""kind":"{kind}""#)));
+        }
+        let follow = |files: &[&[Vec<u8>]]| {
+            let mut chain = Chain::new();
+            for file in files {
+                chain.next_file()?;
+                file.iter().try_for_each(|line| chain.follow(line))?;
+            }
+            chain.end().map(|head| (head.seq, chain.base().map(|base| base.seq)))
+        };
+        let files: [&[Vec<u8>]; 3] = [&lines[..3], &lines[3..5], &lines[5..]];
+        assert_eq!(follow(&files), Ok((6, None)));
+        assert_eq!(follow(&files[1..]), Ok((6, Some(3))));
+        assert_eq!(follow(&files[2..]), Ok((6, Some(5))));
+        assert_eq!(follow(&[files[0], files[2]]).map_err(|broken| broken.line), Err(1));
+        assert_eq!(follow(&[files[1], files[0]]).map_err(|broken| broken.line), Err(1));
+        assert_eq!(follow(&[&lines[..2], files[1]]).map_err(|broken| broken.line), Err(1));
+        assert_eq!(
+            follow(&[&lines[4..]]).map_err(|broken| broken.line),
+            Err(1),
+            "only `continued` may begin"
+        );
+        assert_eq!(verify(&lines).map(|head| head.seq), Ok(6));
+        let zeros = record(0, ROOT, r#""kind":"continued""#);
+        assert!(verify([zeros]).is_err());
+    }
+
+    #[test]
+    fn a_hash_reads_back_as_written() {
+        let hash = digest(b"x");
+        assert_eq!(parse_hash(&hex(&hash)), Some(hash));
+        for bad in ["", "ab", &"g".repeat(64), &"é".repeat(32), &format!("+{}", "0".repeat(63))] {
+            assert_eq!(parse_hash(bad), None, "{bad}");
+        }
     }
 
     #[test]

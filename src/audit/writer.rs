@@ -3,8 +3,8 @@
 //! Loses nothing that was noted as long as there is room for it, also while the disk is full; what there is no room for
 //! is counted. Never panics.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Unwritable;
 use super::file::Log;
 use super::line::{self, Own};
+use super::verify::Head;
 use crate::clock::Clock;
 
 /// Most records in one write.
@@ -29,8 +30,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// A record on its way to the file.
 pub(super) struct Entry {
     pub(super) at: Timestamp,
-    /// The fields as a JSON object.
-    pub(super) fields: String,
+    /// The fields as a JSON object; `None` only asks whether a line could be written.
+    pub(super) fields: Option<String>,
     /// Who waits for it; nobody for a note.
     pub(super) reply: Option<oneshot::Sender<Result<(), Unwritable>>>,
 }
@@ -59,12 +60,31 @@ impl Counts {
     }
 }
 
+/// The end of the chain, for those who show it.
+#[derive(Clone)]
+pub(super) struct HeadOnDisk(Arc<Mutex<Head>>);
+
+impl HeadOnDisk {
+    pub(super) fn new(head: Head) -> Self {
+        Self(Arc::new(Mutex::new(head)))
+    }
+
+    pub(super) fn get(&self) -> Head {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, head: Head) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = head;
+    }
+}
+
 /// The writer's belongings.
 pub(super) struct Writer {
     log: Log,
     clock: Clock,
     runtime: Runtime,
     counts: Arc<Counts>,
+    head: HeadOnDisk,
     /// Counts are written at most once in this time.
     period: Duration,
     counts_due: Option<Duration>,
@@ -80,7 +100,12 @@ impl Writer {
         counts: Arc<Counts>,
         period: Duration,
     ) -> Self {
-        Self { log, clock, runtime, counts, period, counts_due: None, held: Vec::new(), failing: false }
+        let head = HeadOnDisk::new(log.head());
+        Self { log, clock, runtime, counts, head, period, counts_due: None, held: Vec::new(), failing: false }
+    }
+
+    pub(super) fn head(&self) -> HeadOnDisk {
+        self.head.clone()
     }
 
     /// Works until `stop`, then writes what was already given and counted, and ends.
@@ -115,6 +140,8 @@ impl Writer {
         if !self.held.is_empty() {
             tracing::error!(count = self.held.len(), "audit records could not be written before the end");
         }
+        let head = self.log.head();
+        tracing::info!(seq = head.seq, hash = head.hex(), "the audit log is closed; this is its head");
     }
 
     fn pause(&self) -> Duration {
@@ -142,9 +169,14 @@ impl Writer {
             return;
         }
         let now = self.clock.now();
-        let lines = entries.iter().map(|entry| (entry.at, entry.fields.as_str()));
-        match self.log.append(lines.chain(counted.iter().map(|fields| (now, fields.as_str())))) {
+        let lines = || entries.iter().filter_map(|entry| Some((entry.at, entry.fields.as_deref()?)));
+        if self.failing && counted.is_empty() && lines().next().is_none() {
+            // Whether a line can be written is found out by writing one.
+            counted.push(own(Own::Resumed));
+        }
+        match self.log.append(lines().chain(counted.iter().map(|fields| (now, fields.as_str())))) {
             Ok(()) => {
+                self.head.set(self.log.head());
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("the audit log can be written again");
                 }
@@ -191,6 +223,7 @@ impl Writer {
                 Some(reply) => {
                     let _ = reply.send(Err(Unwritable(reason.to_owned())));
                 }
+                None if entry.fields.is_none() => {}
                 None if self.held.len() < HELD => self.held.push(Entry { reply: None, ..entry }),
                 None => lost += 1,
             }
@@ -214,7 +247,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let counts = Arc::new(Counts::default());
         let mut writer = Writer::new(log, clock, runtime, Arc::clone(&counts), Duration::from_secs(1));
-        let entry = |fields: &str| Entry { at: Timestamp::UNIX_EPOCH, fields: fields.into(), reply: None };
+        let entry =
+            |fields: &str| Entry { at: Timestamp::UNIX_EPOCH, fields: Some(fields.into()), reply: None };
         let durable = |fields: &str| {
             let (reply, told) = oneshot::channel();
             (Entry { reply: Some(reply), ..entry(fields) }, told)

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod audit;
 pub mod call;
 pub mod certs;
 pub mod check;
@@ -48,6 +49,8 @@ enum Command {
     Call(call::Args),
     /// Print the headers that sign a request, for curl
     Sign(sign::Args),
+    /// Verify the chain of an audit log
+    Audit(audit::Args),
     /// Make a development CA, server and client certificates and a CRL
     Certs(certs::Args),
 }
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Call(args) => call::run(&args),
         Command::Sign(args) => sign::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Certs(args) => certs::run(&args).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
