@@ -214,6 +214,9 @@ pub struct JobView {
     pub finished: Option<Timestamp>,
     /// The steps that have ended, in order.
     pub steps: Vec<Step>,
+    /// The job that an operator repeated by this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<JobId>,
 }
 
 /// Always with six digits after the point, so that times sort as text.

@@ -11,6 +11,7 @@ use crate::domain::job::{JobId, JobView, State};
 use crate::domain::parameters::RawParameters;
 use crate::domain::submission::Submission;
 
+pub mod operate;
 pub mod sqlite;
 
 mod claim;

@@ -28,13 +28,21 @@ impl Readers {
 
     /// What is stored of a job.
     pub(super) async fn find(self: &Arc<Self>, job: JobId) -> Result<Option<Found>, Unavailable> {
+        self.read(move |connection| find(connection, job)).await
+    }
+
+    /// Reads on a thread that may block.
+    pub(super) async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&mut Connection) -> Result<T, Unavailable> + Send + 'static,
+    ) -> Result<T, Unavailable> {
         let turn = Arc::clone(&self.turns).acquire_owned().await;
         let readers = Arc::clone(self);
         let look_up = move || {
             // Held by the thread, not by the caller, who may stop waiting before it ends.
             let _turn = turn;
             let mut connection = readers.take()?;
-            let found = find(&mut connection, job);
+            let found = work(&mut connection);
             readers.put(connection);
             found
         };
@@ -58,7 +66,7 @@ impl Readers {
 fn find(connection: &mut Connection, job: JobId) -> Result<Option<Found>, Unavailable> {
     let moment = connection.transaction()?;
     let mut statement = moment.prepare_cached(
-        "SELECT seq, route, state, identity, parameters, submitted, started, finished, keeps
+        "SELECT seq, route, state, identity, parameters, submitted, started, finished, keeps, retry_of
          FROM jobs WHERE id = ?1",
     )?;
     let row = statement.query_row([job.to_string()], |row| {
@@ -74,9 +82,10 @@ fn find(connection: &mut Connection, job: JobId) -> Result<Option<Found>, Unavai
             time(6)?,
             time(7)?,
             row.get::<_, i64>(8)?,
+            row.get::<_, Option<String>>(9)?,
         ))
     });
-    let Some((seq, route, state, identity, parameters, submitted, started, finished, keeps)) =
+    let Some((seq, route, state, identity, parameters, submitted, started, finished, keeps, retry_of)) =
         row.optional()?
     else {
         return Ok(None);
@@ -91,6 +100,7 @@ fn find(connection: &mut Connection, job: JobId) -> Result<Option<Found>, Unavai
         started: started.map(stored::time).transpose()?,
         finished: finished.map(stored::time).transpose()?,
         steps: steps(&moment, seq, keeps < 0)?,
+        retry_of: retry_of.as_deref().map(stored::job_id).transpose()?,
     };
 
     let mut statement = moment.prepare_cached(

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ledger::Ledger;
 pub use super::open::OpenError;
+use super::operate::Cancels;
 use super::read::Readers;
 use super::waiters::Waiters;
 use super::writer::{self, Command, Outlook, Writer};
@@ -93,6 +94,7 @@ struct Inner {
     readers: Arc<Readers>,
     outlook: Arc<watch::Sender<Outlook>>,
     waiters: Waiters,
+    cancels: Cancels,
     clock: Clock,
 }
 
@@ -130,7 +132,8 @@ impl Store {
             .map_err(OpenError::Thread)?;
         let readers = Readers::new(file.to_owned());
         let thread = Mutex::new(Some(thread));
-        let inner = Inner { commands, stop, thread, readers, outlook, waiters, clock };
+        let inner =
+            Inner { commands, stop, thread, readers, outlook, waiters, cancels: Cancels::default(), clock };
         Ok((Self(Arc::new(inner)), recovered))
     }
 
@@ -270,7 +273,15 @@ impl Store {
         let _ = tokio::task::spawn_blocking(move || thread.map(JoinHandle::join)).await;
     }
 
-    async fn write<T, E>(
+    pub(super) fn readers(&self) -> &Arc<Readers> {
+        &self.0.readers
+    }
+
+    pub(super) fn cancels(&self) -> &Cancels {
+        &self.0.cancels
+    }
+
+    pub(super) async fn write<T, E>(
         &self,
         work: impl FnOnce(&mut Ledger<'_>) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E>
