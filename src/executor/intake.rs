@@ -6,10 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::agreement::{Asked, agree};
 use crate::domain::job::JobId;
-use crate::domain::submission::Submission;
+use crate::domain::submission::{Message, Submission, Terms};
 use crate::policy::Policy;
+use crate::queue::operate::{Repeat, RepeatError};
 use crate::queue::sqlite::Store;
 use crate::queue::{Found, Intake, SubmitError, Submitted, Unavailable};
 
@@ -26,14 +29,20 @@ impl LocalIntake {
     pub fn new(store: Store, policy: Arc<Policy>) -> Self {
         Self { store, policy }
     }
+
+    /// What this process's policy says of a submission.
+    fn terms(&self, submission: &Submission) -> Result<Terms, SubmitError> {
+        let Submission { route, identity, proofs, parameters, .. } = submission;
+        agree(&self.policy, Asked { route, identity, proofs, parameters })
+            .map(|agreed| agreed.terms)
+            .map_err(|disagreement| SubmitError::Disagrees(disagreement.to_string()))
+    }
 }
 
 impl Intake for LocalIntake {
     async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
-        let Submission { route, identity, proofs, parameters, .. } = &submission;
-        let agreed = agree(&self.policy, Asked { route, identity, proofs, parameters })
-            .map_err(|disagreement| SubmitError::Disagrees(disagreement.to_string()))?;
-        self.store.submit(&submission, &agreed.terms).await
+        let terms = self.terms(&submission)?;
+        self.store.submit(&submission, &terms).await
     }
 
     async fn look_up(&self, job: JobId) -> Result<Option<Found>, Unavailable> {
@@ -42,5 +51,29 @@ impl Intake for LocalIntake {
 
     async fn await_end(&self, job: JobId, limit: Duration) -> Result<Option<Found>, Unavailable> {
         self.store.await_end(job, limit).await
+    }
+}
+
+impl Repeat for LocalIntake {
+    async fn repeat(&self, job: JobId, at: Timestamp) -> Result<Submitted, RepeatError> {
+        let found = self.store.find(job).await.map_err(SubmitError::from)?;
+        let Some(Found { view, submitters }) = found else { return Err(RepeatError::Unknown(job)) };
+        if !view.state.is_final() {
+            return Err(RepeatError::NotEnded(job, view.state));
+        }
+        let first = submitters.into_iter().next();
+        let (identity, proofs) = first.ok_or_else(|| {
+            SubmitError::from(Unavailable(format!("nobody is known to have submitted the job {job}")))
+        })?;
+        let submission = Submission {
+            route: view.route,
+            parameters: view.parameters,
+            identity,
+            proofs,
+            message: Message::Anonymous,
+            at,
+        };
+        let terms = self.terms(&submission)?;
+        Ok(self.store.repeat(job, &submission, &terms).await?)
     }
 }

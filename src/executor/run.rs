@@ -90,6 +90,15 @@ impl Ending {
     pub(super) fn because(state: State, reason: impl Into<String>) -> Self {
         Self::Final { state, reason: Some(reason.into()) }
     }
+
+    /// Whether it is not the run's own end: it was ended from outside, or another run is to follow.
+    pub(super) fn may_go_on(&self) -> bool {
+        match self {
+            Self::Final { state, .. } => *state == State::Interrupted,
+            Self::Again { .. } => true,
+            Self::Left => false,
+        }
+    }
 }
 
 /// Runs the steps of `plan` in order; the first that does not exit with 0 ends the run.

@@ -29,6 +29,9 @@ use crate::domain::name::RouteName;
 use crate::policy::Policy;
 use crate::queue::sqlite::{Claim, StepRecord, Store};
 
+/// Why a job ended as `cancelled`; who asked for it stands in the audit log.
+const CANCELLED: &str = "an operator cancelled it";
+
 /// Runs jobs, `limits.running` at once.
 pub struct Worker {
     /// Where jobs are claimed and finished.
@@ -141,7 +144,17 @@ impl Worker {
     async fn see_through(self: Arc<Self>, claim: Claim, stops: Stops) {
         let (job, route, attempt) = (claim.job, claim.route.clone(), claim.attempt);
         let began = self.clock.monotonic();
-        let ending = contained(Arc::clone(&self).run(claim, stops.clone())).await;
+        // Stops what runs when the worker has no more patience, or when an operator cancels this one job.
+        let interrupt = stops.runs.child_token();
+        let cancellable = self.store.cancellable(job, interrupt.clone());
+        let mut ending = if cancellable.is_cancelled() {
+            Ending::because(State::Cancelled, CANCELLED)
+        } else {
+            contained(Arc::clone(&self).run(claim, stops.clone(), interrupt)).await
+        };
+        if cancellable.is_cancelled() && ending.may_go_on() {
+            ending = Ending::because(State::Cancelled, CANCELLED);
+        }
         let seconds = self.clock.monotonic().saturating_sub(began).as_secs_f64();
         let written = match ending {
             Ending::Final { state, reason } => {
@@ -165,7 +178,7 @@ impl Worker {
         }
     }
 
-    async fn run(self: Arc<Self>, claim: Claim, stops: Stops) -> Ending {
+    async fn run(self: Arc<Self>, claim: Claim, stops: Stops, interrupt: CancellationToken) -> Ending {
         let Claim { route, identity, proofs, parameters, .. } = &claim;
         let agreed = match agree(&self.policy, Asked { route, identity, proofs, parameters }) {
             Ok(agreed) => agreed,
@@ -175,12 +188,16 @@ impl Worker {
         let ledger =
             JobLedger { worker: &self, job: claim.job, route, stops: &stops, last: Mutex::default() };
         let retry = &agreed.route.run.retry;
-        match run::execute(&plan, &ledger, &stops.runs).await {
+        match run::execute(&plan, &ledger, &interrupt).await {
             Ending::Final { state, reason } if retry.follows(claim.attempt, state, ledger.last_exit()) => {
                 Ending::Again { delay: retry.delay, reason }
             }
             // Stopping in good order must not cost what a crash would not: it runs again, as after one.
-            Ending::Final { state: State::Interrupted, .. } if agreed.terms.idempotent => Ending::Left,
+            Ending::Final { state: State::Interrupted, .. }
+                if agreed.terms.idempotent && stops.runs.is_cancelled() =>
+            {
+                Ending::Left
+            }
             ending @ (Ending::Final { .. } | Ending::Left | Ending::Again { .. }) => ending,
         }
     }
@@ -299,6 +316,7 @@ mod tests {
     use crate::domain::submission::{Message, Submission};
     use crate::executor::agreement::tests::{greeting, jenkins, named, proofs};
     use crate::executor::intake::LocalIntake;
+    use crate::queue::operate::{Cancelled, Repeat as _, RepeatError};
     use crate::queue::sqlite::Settings;
     use crate::queue::{Intake, SubmitError};
 
@@ -510,6 +528,46 @@ mod tests {
         assert_eq!(place.ended(job).await.state, State::Succeeded);
         // What is free from the start is not slept over.
         assert_eq!(place.ended(place.submit().await).await.state, State::Succeeded);
+        place.stop(worker).await;
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_run_ends_and_stays_ended_also_when_it_is_idempotent() {
+        for more in ["", "\nidempotent = true"] {
+            let place = Place::new(&format!("{LAST}{more}"));
+            let worker = place.work(LONG);
+            let job = place.submit().await;
+            place.marked().await;
+            assert_eq!(place.store.cancel(job).await, Ok(Some(Cancelled::Told)));
+            assert_eq!(place.ended(job).await.state, State::Cancelled);
+            place.stop(worker).await;
+            let audit = place.audit();
+            assert!(audit.contains(CANCELLED) && audit.contains("\"cancelled\""), "{audit}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_is_repeated_at_the_terms_of_today_and_only_once_it_has_ended() {
+        let place = Place::new("steps = [[\"/usr/bin/echo\", \"hello {name}\"]]");
+        let old = place.submit().await;
+        let now = || Clock::system().now();
+        let early = place.intake().repeat(old, now()).await;
+        assert_eq!(early, Err(RepeatError::NotEnded(old, State::Queued)));
+        let nobody = JobId::new(now());
+        assert_eq!(place.intake().repeat(nobody, now()).await, Err(RepeatError::Unknown(nobody)));
+        let worker = place.work(LONG);
+        place.ended(old).await;
+        let new = place.intake().repeat(old, now()).await.unwrap().job;
+        let view = place.ended(new).await;
+        assert_eq!((view.state, view.retry_of), (State::Succeeded, Some(old)));
+        assert_eq!((view.identity, view.steps[0].output.as_str()), (jenkins(), "hello world\n"));
+
+        let stricter = tempfile::tempdir().unwrap();
+        let policy = greeting(stricter.path(), "steps = [[\"/usr/bin/echo\", \"{name}\"]]");
+        let mut policy = Arc::new(policy);
+        Arc::get_mut(&mut policy).unwrap().routes.clear();
+        let refused = LocalIntake::new(place.store.clone(), policy).repeat(old, now()).await;
+        assert!(matches!(refused, Err(RepeatError::NotStored(SubmitError::Disagrees(_)))), "{refused:?}");
         place.stop(worker).await;
     }
 
