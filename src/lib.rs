@@ -14,6 +14,7 @@
 //! | [`listener`] | TCP, TLS and HTTP connections, capped and timed | clock, domain, policy, trust |
 //! | [`gate`] | request to permit to receipt: the ordered stack of guards | clock, domain, policy, trust, queue, audit |
 //! | [`executor`] | job to argv to exit; the one place that starts processes | clock, domain, policy, queue, audit |
+//! | [`admin`] | the operators' socket: health, jobs | clock, domain, queue, audit |
 //! | [`app`] | wires the rooms; the order of starting and stopping | all above |
 //! | [`cli`] | one file a subcommand | all |
 //!
@@ -66,6 +67,7 @@
 //! * Anonymous routes, a default identity, an answer that tells a wrong path from a wrong signature.
 //! * Plugins, templates with logic, expressions in policies.
 
+pub mod admin;
 pub mod app;
 pub mod audit;
 pub mod cli;

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Room, and the rooms that it may import.
-const MAY_IMPORT: [(&str, &[&str]); 11] = [
+const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("clock", &[]),
     ("domain", &[]),
     ("policy", &["clock", "domain"]),
@@ -17,8 +17,18 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("listener", &["clock", "domain", "policy", "trust"]),
     ("gate", &["clock", "domain", "policy", "trust", "queue", "audit"]),
     ("executor", &["clock", "domain", "policy", "queue", "audit"]),
-    ("app", &["clock", "domain", "policy", "trust", "queue", "audit", "listener", "gate", "executor"]),
-    ("cli", &["clock", "domain", "policy", "trust", "queue", "audit", "listener", "gate", "executor", "app"]),
+    ("admin", &["clock", "domain", "queue", "audit"]),
+    (
+        "app",
+        &["clock", "domain", "policy", "trust", "queue", "audit", "listener", "gate", "executor", "admin"],
+    ),
+    (
+        "cli",
+        &[
+            "clock", "domain", "policy", "trust", "queue", "audit", "listener", "gate", "executor", "admin",
+            "app",
+        ],
+    ),
 ];
 
 const MOST_LINES: usize = 400;

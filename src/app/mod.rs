@@ -16,7 +16,7 @@ use crate::domain::job::State;
 use crate::executor::intake::LocalIntake;
 use crate::executor::worker::Worker;
 use crate::queue::sqlite::{Recovered, Settings, Store};
-use crate::{audit, gate, listener, policy, queue};
+use crate::{admin, audit, gate, listener, policy, queue};
 
 pub mod generation;
 pub mod process;
@@ -32,6 +32,7 @@ pub struct Gateway {
     stop: CancellationToken,
     listener: JoinHandle<()>,
     worker: JoinHandle<()>,
+    admin: Option<(JoinHandle<()>, CancellationToken)>,
     store: Store,
     recorder: Recorder,
 }
@@ -42,6 +43,9 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] listener::BindError),
+    /// The operators' socket cannot be made.
+    #[error(transparent)]
+    Socket(#[from] admin::socket::SocketError),
     /// The audit log cannot be used.
     #[error(transparent)]
     Audit(#[from] audit::OpenError),
@@ -64,6 +68,7 @@ impl Gateway {
         // Before anything is opened: a second gateway by mistake is told about its port first.
         let sockets = listener::bind(&policy.listen.addresses)?;
         let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        let socket = policy.admin.socket.as_deref().map(admin::socket::Socket::bind).transpose()?;
         let logged = (limits.refusals_logged.limit, limits.refusals_logged.period);
         let recorder = Recorder::open(&policy.audit.file, logged, clock.clone())?;
         let policy::Queue { keep, keep_bytes, .. } = policy.queue;
@@ -88,6 +93,17 @@ impl Gateway {
             recorder: recorder.clone(),
             clock: clock.clone(),
         });
+        let admin = socket.map(|socket| {
+            let desk = admin::Desk {
+                store: store.clone(),
+                repeat: LocalIntake::new(store.clone(), Arc::clone(&policy)),
+                recorder: recorder.clone(),
+                clock: clock.clone(),
+                stopping: stop.clone(),
+            };
+            let end = CancellationToken::new();
+            (tokio::spawn(socket.serve(desk, end.clone())), end)
+        });
         let connections = process::connections(limits);
         if connections < limits.connections.get() {
             tracing::warn!(
@@ -98,7 +114,7 @@ impl Gateway {
         let connections =
             listener::Limits { connections, drain: COMMANDS_FINISH_WITHIN, ..listener::Limits::from(limits) };
         let listener = tokio::spawn(listener::serve(sockets, tls, connections, clock, router, stop.clone()));
-        Ok(Self { addresses, stop, listener, worker, store, recorder })
+        Ok(Self { addresses, stop, listener, worker, admin, store, recorder })
     }
 
     /// Where the gateway listens.
@@ -137,6 +153,11 @@ impl Gateway {
             self.store.release_waiters();
         };
         tokio::join!(finish(self.listener), commands);
+        // Operators may watch and cancel what runs until it has ended.
+        if let Some((admin, end)) = self.admin {
+            end.cancel();
+            finish(admin).await;
+        }
         // Nobody submits or records any more.
         self.store.close().await;
         self.recorder.close().await;

@@ -46,8 +46,8 @@ pub(super) fn compile(texts: &Texts, files: &Files, mut found: Diagnostics) -> E
         }
     }
     let policy = gateway.zip(routes).map(|(gateway, routes)| {
-        let Gateway { listen, queue, audit, limits, keys } = gateway;
-        Policy { listen, queue, audit, limits, keys, routes }
+        let Gateway { listen, admin, queue, audit, limits, keys } = gateway;
+        Policy { listen, admin, queue, audit, limits, keys, routes }
     });
     Examined { policy: policy.filter(|_| found.errors() == 0), credentials, found }
 }

@@ -39,6 +39,8 @@ use secret::Secret;
 pub struct Policy {
     /// `[listen]`
     pub listen: Listen,
+    /// `[admin]`
+    pub admin: Admin,
     /// `[queue]`
     pub queue: Queue,
     /// `[audit]`
@@ -73,6 +75,13 @@ pub struct Listen {
     pub clients: Option<ClientTrust>,
     /// Hosts that signatures may name; `None`: the names in the server's certificate.
     pub authorities: Option<Vec<String>>,
+}
+
+/// `[admin]`
+#[derive(Debug)]
+pub struct Admin {
+    /// The operators' socket, absolute; without it there is none.
+    pub socket: Option<PathBuf>,
 }
 
 /// What client certificates are verified against.

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Decoded, Page, Table, Value, keys, limits};
+use super::{Decoded, Page, Table, Value, admin, keys, limits};
 use crate::domain::name::KeyName;
 use crate::policy::diagnostic::Finding;
 use crate::policy::files::{Files, Surroundings};
 use crate::policy::opening::Kind;
 use crate::policy::secret::Secret;
 use crate::policy::{
-    Audit, ClientTrust, Credentials, Key, Limits, Listen, PemFile, PrivateKeyFile, Queue, units,
+    Admin, Audit, ClientTrust, Credentials, Key, Limits, Listen, PemFile, PrivateKeyFile, Queue, units,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -23,6 +23,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 #[derive(Debug)]
 pub(in crate::policy) struct Gateway {
     pub(in crate::policy) listen: Listen,
+    pub(in crate::policy) admin: Admin,
     pub(in crate::policy) queue: Queue,
     pub(in crate::policy) audit: Audit,
     pub(in crate::policy) limits: Limits,
@@ -66,7 +67,7 @@ pub(in crate::policy) fn decode(
                 listen(table, files, credentials)
             })
         });
-        top.unsupported("admin");
+        let admin = top.table_or_defaults("admin", "`[admin]`", |table| admin::decode(table, files));
         let queue = top.required("queue", |value| value.table("`[queue]`", |table| queue(table, files)));
         let audit = top.required("audit", |value| {
             value.table("`[audit]`", |table| {
@@ -86,7 +87,14 @@ pub(in crate::policy) fn decode(
             let both = "`audit.file` and `queue.file` are the same file";
             return Err(page.report(Finding::error(top.place_of("audit"), both)));
         }
-        Ok(Gateway { listen: listen?, queue: queue?, audit: audit?, limits: limits?, keys: keys? })
+        Ok(Gateway {
+            listen: listen?,
+            admin: admin?,
+            queue: queue?,
+            audit: audit?,
+            limits: limits?,
+            keys: keys?,
+        })
     })
 }
 
@@ -346,7 +354,6 @@ mod tests {
             ("[queue]", "[queue]\nkeep_bytes = \"0B\"", "`keep_bytes`: a size of at least 1B"),
             ("[queue]", "[queue]\nsocket = \"/run/x\"", "`socket` is not supported yet in `[queue]`"),
             ("[queue]", "[queue]\ngate_user = \"x\"", "`gate_user` is not supported yet in `[queue]`"),
-            ("[queue]", "[admin]\n[queue]", "`admin` is not supported yet in `gateway.toml`"),
             ("[queue]", "[quota]\n[queue]", "unknown key `quota` in `gateway.toml`"),
             (
                 "[audit]\n        file = \"/var/log/bridgeward/audit.jsonl\"",

@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostics, Finding, Place, SourceText};
 
+mod admin;
 pub(super) mod gateway;
 mod keys;
 mod limits;

@@ -1,0 +1,47 @@
+//! Whether the gateway lives, whether it can accept jobs, and how far its audit log goes.
+//!
+//! Readiness is found out by doing what accepting a job needs, not remembered from the last time that it worked.
+
+use axum::http::StatusCode;
+use serde::Serialize;
+
+use super::Desk;
+use super::answer::Answer;
+
+#[derive(Serialize)]
+struct Health {
+    state: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Head {
+    seq: u64,
+    sha256: String,
+}
+
+pub(super) fn healthy() -> Answer {
+    Answer::ok(&Health { state: "alive", problems: Vec::new() })
+}
+
+impl<R> Desk<R> {
+    pub(super) async fn ready(&self) -> Answer {
+        let (queue, audit) = tokio::join!(self.store.writable(), self.recorder.writable());
+        let mut problems = Vec::new();
+        problems.extend(queue.err().map(|error| error.to_string()));
+        problems.extend(audit.err().map(|error| error.to_string()));
+        if self.stopping.is_cancelled() {
+            problems.push("the gateway is stopping".into());
+        }
+        if problems.is_empty() {
+            return Answer::ok(&Health { state: "ready", problems });
+        }
+        Answer::json(StatusCode::SERVICE_UNAVAILABLE, &Health { state: "not ready", problems })
+    }
+
+    pub(super) fn audit_head(&self) -> Answer {
+        let head = self.recorder.head();
+        Answer::ok(&Head { seq: head.seq, sha256: head.hex() })
+    }
+}

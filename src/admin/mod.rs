@@ -1,0 +1,140 @@
+//! The operators' socket: health, the head of the audit log, and jobs.
+//!
+//! Small JSON answers over HTTP/1.1 on a Unix socket, for root and the gateway's own user alone; nothing of it is reachable
+//! from the network. What changes a job is on record, with the user who asked, before it is done.
+//!
+//! | | |
+//! |---|---|
+//! | `GET /healthz` | 200 while the process answers |
+//! | `GET /readyz` | 200 when jobs can be accepted, 503 with what is wrong when not |
+//! | `GET /audit/head` | number and SHA-256 of the last line of the audit log |
+//! | `GET /jobs?state=&route=&before=&limit=` | jobs, the newest first |
+//! | `GET /jobs/<id>` | one job, with everyone who submitted it |
+//! | `GET /jobs/<id>/output` | what its steps wrote, and nothing else |
+//! | `POST /jobs/<id>/cancel` | 200 when it waited, 202 when its worker was told, 409 when it has ended |
+//! | `POST /jobs/<id>/retry` | 201 and the new job |
+
+use axum::http::{Method, StatusCode};
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::Recorder;
+use crate::clock::Clock;
+use crate::domain::job::JobId;
+use crate::queue::operate::Repeat;
+use crate::queue::sqlite::Store;
+
+mod answer;
+mod health;
+pub mod jobs;
+pub mod socket;
+
+use answer::Answer;
+
+/// What the socket speaks of.
+pub struct Desk<R> {
+    /// Where the jobs are.
+    pub store: Store,
+    /// What makes a job once more.
+    pub repeat: R,
+    /// Where what operators do is written down.
+    pub recorder: Recorder,
+    /// When a repeated job is made.
+    pub clock: Clock,
+    /// Cancelled when the gateway is told to stop: it accepts nothing any more.
+    pub stopping: CancellationToken,
+}
+
+/// Who is at the other end, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Caller {
+    uid: u32,
+}
+
+/// What a request asks for. None of them needs a body.
+enum Asked {
+    Health,
+    Readiness,
+    AuditHead,
+    Jobs,
+    Job(JobId),
+    Output(JobId),
+    Cancel(JobId),
+    Retry(JobId),
+}
+
+impl Asked {
+    fn parse(method: &Method, path: &str) -> Result<Self, Answer> {
+        let nothing = || Answer::error(StatusCode::NOT_FOUND, "there is nothing under this path");
+        let segments: Vec<&str> = path.split('/').skip(1).collect();
+        let (allowed, asked) = match segments.as_slice() {
+            ["healthz"] => (Method::GET, Self::Health),
+            ["readyz"] => (Method::GET, Self::Readiness),
+            ["audit", "head"] => (Method::GET, Self::AuditHead),
+            ["jobs"] => (Method::GET, Self::Jobs),
+            ["jobs", id] => (Method::GET, Self::Job(job(id)?)),
+            ["jobs", id, "output"] => (Method::GET, Self::Output(job(id)?)),
+            ["jobs", id, "cancel"] => (Method::POST, Self::Cancel(job(id)?)),
+            ["jobs", id, "retry"] => (Method::POST, Self::Retry(job(id)?)),
+            [..] => return Err(nothing()),
+        };
+        if *method == allowed {
+            Ok(asked)
+        } else {
+            Err(Answer::error(StatusCode::METHOD_NOT_ALLOWED, format!("this takes {allowed}")))
+        }
+    }
+}
+
+fn job(id: &str) -> Result<JobId, Answer> {
+    JobId::parse(id).map_err(|error| Answer::error(StatusCode::BAD_REQUEST, error))
+}
+
+impl<R: Repeat> Desk<R> {
+    async fn answer(&self, caller: Caller, method: &Method, path: &str, query: &str) -> Answer {
+        match Asked::parse(method, path) {
+            Err(answer) => answer,
+            Ok(Asked::Health) => health::healthy(),
+            Ok(Asked::Readiness) => self.ready().await,
+            Ok(Asked::AuditHead) => self.audit_head(),
+            Ok(Asked::Jobs) => self.list(query).await,
+            Ok(Asked::Job(job)) => self.show(job).await,
+            Ok(Asked::Output(job)) => self.output(job).await,
+            Ok(Asked::Cancel(job)) => self.cancel(caller, job).await,
+            Ok(Asked::Retry(job)) => self.retry(caller, job).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_described_is_answered() {
+        let id = JobId::new(jiff::Timestamp::UNIX_EPOCH);
+        let status = |method: &Method, path: &str| {
+            Asked::parse(method, path).err().map(|answer| answer.status.as_u16())
+        };
+        for path in [
+            "/healthz",
+            "/readyz",
+            "/audit/head",
+            "/jobs",
+            &format!("/jobs/{id}"),
+            &format!("/jobs/{id}/output"),
+        ] {
+            assert_eq!(status(&Method::GET, path), None, "{path}");
+            assert_eq!(status(&Method::POST, path), Some(405), "{path}");
+        }
+        for path in [format!("/jobs/{id}/cancel"), format!("/jobs/{id}/retry")] {
+            assert_eq!(status(&Method::POST, &path), None, "{path}");
+            for method in [Method::GET, Method::HEAD, Method::DELETE] {
+                assert_eq!(status(&method, &path), Some(405), "{path}");
+            }
+        }
+        for path in ["", "/", "/job", "/jobs/", "//jobs", "/healthz/", &format!("/jobs/{id}/steps")] {
+            assert!(matches!(status(&Method::GET, path), Some(400 | 404)), "{path}");
+        }
+        assert_eq!(status(&Method::GET, "/jobs/1"), Some(400));
+    }
+}
