@@ -14,6 +14,7 @@ pub mod check;
 pub mod client;
 pub mod demo;
 mod findings;
+pub mod jobs;
 pub mod log;
 pub mod request;
 pub mod serve;
@@ -49,6 +50,8 @@ enum Command {
     Call(call::Args),
     /// Print the headers that sign a request, for curl
     Sign(sign::Args),
+    /// See, cancel and repeat the jobs of a running gateway
+    Jobs(jobs::Args),
     /// Verify the chain of an audit log
     Audit(audit::Args),
     /// Make a development CA, server and client certificates and a CRL
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Call(args) => call::run(&args),
         Command::Sign(args) => sign::run(&args),
+        Command::Jobs(args) => jobs::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Certs(args) => certs::run(&args).map(|()| ExitCode::SUCCESS),
     };

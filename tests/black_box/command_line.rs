@@ -259,7 +259,7 @@ fn usage_errors_are_exit_code_2() {
     let help = bridgeward(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
     let text = String::from_utf8(help.stdout).unwrap();
-    for command in ["demo", "serve", "check", "call", "sign", "certs"] {
+    for command in ["demo", "serve", "check", "call", "sign", "certs", "jobs", "audit"] {
         assert!(text.contains(command), "{text}");
     }
 }

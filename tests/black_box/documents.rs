@@ -46,6 +46,7 @@ fn the_readmes_first_policy_works_as_written() {
     assert!(written.contains(WALL), "{written}");
     assert!(written.contains("Hello, Gandalf\n"), "{written}");
     assert!(written.contains("policy: valid; routes: 1, keys: 1"), "{written}");
+    assert!(written.contains("succeeded") && written.contains("audit.jsonl: whole"), "{written}");
 }
 
 #[test]

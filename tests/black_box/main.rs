@@ -16,6 +16,7 @@ mod documents;
 mod durable;
 mod lifecycle;
 mod limits;
+mod operators;
 mod other_clients;
 mod patience;
 mod signed;

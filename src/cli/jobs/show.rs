@@ -1,0 +1,275 @@
+//! What jobs look like on a terminal: tables within its width, times as ages, nothing that acts upon it.
+//!
+//! Where the output is no terminal nothing is cut off.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Result, Write};
+use std::os::fd::AsFd;
+
+use jiff::Timestamp;
+
+use crate::admin::jobs::Shown;
+use crate::domain::job::{JobView, Step};
+use crate::queue::operate::Summary;
+
+/// Columns of a terminal that does not say how many it has.
+const USUAL_WIDTH: usize = 80;
+/// Least room for a route's name; below, who asked is left out.
+const LEAST_ROUTE: usize = 12;
+/// Columns between two cells.
+const GAP: usize = 2;
+/// Submitters that are shown by name.
+const NAMED: usize = 10;
+
+/// How things are shown.
+pub(super) struct Look {
+    /// `None`: nothing is cut off.
+    width: Option<usize>,
+    now: Timestamp,
+}
+
+impl Look {
+    pub(super) fn of(out: &(impl IsTerminal + AsFd), now: Timestamp) -> Self {
+        let width = out.is_terminal().then(|| {
+            let size = rustix::termios::tcgetwinsize(out).ok();
+            size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(USUAL_WIDTH)
+        });
+        Self { width, now }
+    }
+
+    /// One line a job, under a heading.
+    pub(super) fn table(&self, out: &mut impl Write, jobs: &[Summary]) -> Result<()> {
+        let mut rows = vec![["JOB", "STATE", "AGE", "TOOK", "ROUTE", "WHO"].map(str::to_owned)];
+        rows.extend(jobs.iter().map(|job| {
+            let took = job.started.map(|started| age(started, job.finished.unwrap_or(self.now)));
+            [
+                job.job.to_string(),
+                job.state.to_string(),
+                age(job.submitted, self.now),
+                took.unwrap_or_else(|| "-".into()),
+                job.route.to_string(),
+                printable(&job.identity.to_string(), false),
+            ]
+        }));
+        let mut widths: [usize; 6] = std::array::from_fn(|column| {
+            rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
+        });
+        if let Some(width) = self.width {
+            let fixed: usize = widths[..4].iter().map(|width| width + GAP).sum();
+            let room = width.saturating_sub(fixed);
+            widths[4] = widths[4].min(room.max(LEAST_ROUTE));
+            let left = room.saturating_sub(widths[4] + GAP);
+            widths[5] = if left < LEAST_ROUTE { 0 } else { widths[5].min(left) };
+        }
+        for row in rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(widths).filter(|(_, width)| *width > 0) {
+                let _ = write!(line, "{:width$}{:GAP$}", clipped(cell, width), "");
+            }
+            writeln!(out, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+
+    /// All that is known of a job but what it wrote.
+    pub(super) fn job(&self, out: &mut impl Write, shown: &Shown) -> Result<()> {
+        let Shown { view, submitters } = shown;
+        let JobView {
+            job,
+            route,
+            state,
+            identity,
+            parameters,
+            submitted,
+            started,
+            finished,
+            steps,
+            retry_of,
+        } = view;
+        let ago = |at: Timestamp| format!("{at:.0} ({} ago)", age(at, self.now));
+        let mut line = |name: &str, value: &str| writeln!(out, "{name:<11}{value}");
+        line("job", &job.to_string())?;
+        line("route", route.as_str())?;
+        line("state", state.as_str())?;
+        line("identity", &printable(&identity.to_string(), false))?;
+        if submitters.len() > 1 {
+            let named: Vec<_> =
+                submitters.iter().take(NAMED).map(|who| printable(&who.to_string(), false)).collect();
+            let more = submitters.len().saturating_sub(NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            line("asked by", &format!("{}{more}", named.join(", ")))?;
+        }
+        if let Some(retry_of) = retry_of {
+            line("retry of", &retry_of.to_string())?;
+        }
+        line("submitted", &ago(*submitted))?;
+        if let Some(started) = started {
+            line("started", &ago(*started))?;
+        }
+        if let Some(finished) = finished {
+            let took = started.map(|started| format!(", took {}", age(started, *finished)));
+            line("finished", &format!("{}{}", ago(*finished), took.unwrap_or_default()))?;
+        }
+        for (index, (name, value)) in parameters.0.iter().enumerate() {
+            let heading = if index == 0 { "parameters" } else { "" };
+            line(heading, &format!("{name} = {}", printable(value, false)))?;
+        }
+        for (index, step) in steps.iter().enumerate() {
+            line(&format!("step {}", index + 1), &ended(step))?;
+            line("", &step.argv.iter().map(|word| argument(word)).collect::<Vec<_>>().join(" "))?;
+        }
+        Ok(())
+    }
+}
+
+fn ended(step: &Step) -> String {
+    let lines = step.output.lines().count();
+    let cut = if step.truncated { ", and more that is not kept" } else { "" };
+    format!("{}; lines of output: {lines}{cut}", step.exit)
+}
+
+/// An argument as one sees where it begins and ends; not for a shell.
+fn argument(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/-_=.,:+@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("\"{}\"", printable(word, false))
+    }
+}
+
+fn clipped(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let mut clipped: String = text.chars().take(width.saturating_sub(1)).collect();
+    clipped.push('…');
+    clipped
+}
+
+/// How long ago, in one unit.
+fn age(from: Timestamp, to: Timestamp) -> String {
+    let seconds = to.duration_since(from).as_secs().max(0);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// Without characters that move a cursor, end a line or turn the text around; `lines` keeps line feeds and tabs.
+pub(super) fn printable(text: &str, lines: bool) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        let acts = character.is_control()
+            || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if acts && !(lines && matches!(character, '\n' | '\t')) {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::identity::Identity;
+    use crate::domain::job::{Exit, JobId, State};
+    use crate::domain::name::{ParameterName, RouteName};
+    use crate::domain::parameters::RawParameters;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    fn summary(state: State, route: &str, who: &str) -> Summary {
+        Summary {
+            job: JobId::parse("01890a5d-ac96-774b-bcce-b302099a8057").unwrap(),
+            route: RouteName::parse(route).unwrap(),
+            state,
+            identity: Identity::Certname(who.into()),
+            submitted: at(1000),
+            started: Some(at(1010)),
+            finished: Some(at(1140)),
+            retry_of: None,
+        }
+    }
+
+    fn table(width: Option<usize>, jobs: &[Summary]) -> Vec<String> {
+        let mut out = Vec::new();
+        Look { width, now: at(90_000) }.table(&mut out, jobs).unwrap();
+        String::from_utf8(out).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_table_reads_well_in_80_columns_and_is_whole_in_a_pipe() {
+        let jobs = [
+            summary(State::Interrupted, "kick_haproxy_app_internal", "node1.example.com"),
+            summary(State::Succeeded, "promote", "x\u{1b}[2J\ny"),
+        ];
+        let lines = table(Some(80), &jobs);
+        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
+        assert_eq!(
+            lines,
+            [
+                "JOB                                   STATE        AGE  TOOK  ROUTE",
+                "01890a5d-ac96-774b-bcce-b302099a8057  interrupted  1d   2m    kick_haproxy_app_…",
+                "01890a5d-ac96-774b-bcce-b302099a8057  succeeded    1d   2m    promote",
+            ]
+        );
+        let lines = table(None, &jobs);
+        assert!(lines[1].ends_with("kick_haproxy_app_internal  certname:node1.example.com"), "{lines:#?}");
+        assert!(lines[2].ends_with("promote                    certname:x\\u{1b}[2J\\ny"), "{lines:#?}");
+        let lines = table(Some(120), &jobs);
+        assert!(lines[1].ends_with("kick_haproxy_app_internal  certname:node1.example.com"), "{lines:#?}");
+        assert_eq!(table(Some(80), &[]), ["JOB  STATE  AGE  TOOK  ROUTE  WHO"]);
+    }
+
+    #[test]
+    fn a_job_is_shown_without_anything_that_acts() {
+        let summary = summary(State::Failed, "promote", "node1\u{2028}");
+        let parameter = ParameterName::parse("role").unwrap();
+        let view = JobView {
+            job: summary.job,
+            route: summary.route,
+            state: summary.state,
+            identity: summary.identity.clone(),
+            parameters: RawParameters([(parameter, "a\nstate      succeeded".into())].into()),
+            submitted: summary.submitted,
+            started: summary.started,
+            finished: summary.finished,
+            steps: vec![Step {
+                argv: vec!["/bin/x".into(), "two words".into(), "\u{1b}]0;".into()],
+                exit: Exit::Code(1),
+                output: "a\nb\n".into(),
+                truncated: true,
+            }],
+            retry_of: Some(summary.job),
+        };
+        let mut out = Vec::new();
+        let shown = Shown { view, submitters: vec![summary.identity; 12] };
+        Look { width: None, now: at(90_000) }.job(&mut out, &shown).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(!text.contains(['\u{1b}', '\u{2028}']), "{text}");
+        assert_eq!(text.matches("\nstate").count(), 1, "{text}");
+        for part in [
+            "state      failed\n",
+            "retry of   01890a5d",
+            "submitted  1970-01-01T00:16:40Z (1d ago)\n",
+            ", took 2m\n",
+            "and 2 more",
+            "step 1     exit code 1; lines of output: 2, and more that is not kept\n",
+            "/bin/x \"two words\" ",
+        ] {
+            assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn output_keeps_its_lines() {
+        assert_eq!(printable("a\tb\n\u{1b}[31mc\r\n", true), "a\tb\n\\u{1b}[31mc\\r\n");
+    }
+}
