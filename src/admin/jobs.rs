@@ -57,7 +57,7 @@ impl<R> Desk<R> {
     pub(super) async fn show(&self, job: JobId) -> Answer {
         match self.store.find(job).await {
             Ok(Some(Found { view, submitters })) => {
-                let submitters = submitters.into_iter().map(|(identity, _)| identity).collect();
+                let submitters = submitters.into_iter().map(|submitter| submitter.identity).collect();
                 Answer::ok(&Shown { view, submitters })
             }
             Ok(None) => unknown(job),

@@ -14,7 +14,7 @@ use crate::domain::submission::{Message, Submission, Terms};
 use crate::policy::Policy;
 use crate::queue::operate::{Repeat, RepeatError};
 use crate::queue::sqlite::Store;
-use crate::queue::{Found, Intake, SubmitError, Submitted, Unavailable};
+use crate::queue::{Found, Intake, SubmitError, Submitted, Submitter, Unavailable};
 
 /// Submits to a store in this process.
 #[derive(Clone)]
@@ -62,7 +62,7 @@ impl Repeat for LocalIntake {
             return Err(RepeatError::NotEnded(job, view.state));
         }
         let first = submitters.into_iter().next();
-        let (identity, proofs) = first.ok_or_else(|| {
+        let Submitter { identity, proofs, .. } = first.ok_or_else(|| {
             SubmitError::from(Unavailable(format!("nobody is known to have submitted the job {job}")))
         })?;
         let submission = Submission {
@@ -73,7 +73,8 @@ impl Repeat for LocalIntake {
             message: Message::Anonymous,
             at,
         };
-        let terms = self.terms(&submission)?;
+        // A job of its own, as the operator asked, and not one more submitter of a job that waits.
+        let terms = Terms { likeness: None, ..self.terms(&submission)? };
         Ok(self.store.repeat(job, &submission, &terms).await?)
     }
 }

@@ -243,7 +243,7 @@ impl Ledger<'_> {
                     .map_err(Unavailable::from)?;
                 statement.execute([submitted.job.to_string(), of.to_string()]).map_err(Unavailable::from)?;
             }
-            How::Duplicate => {}
+            How::Duplicate | How::Coalesced => {}
         }
         Ok(submitted)
     }

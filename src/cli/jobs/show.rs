@@ -124,7 +124,11 @@ impl Look {
 
 fn ended(step: &Step) -> String {
     let lines = step.output.lines().count();
-    let cut = if step.truncated { ", and more that is not kept" } else { "" };
+    let cut = match (step.discarded, step.truncated) {
+        (true, _) => ", no longer kept",
+        (false, true) => ", and more that is not kept",
+        (false, false) => "",
+    };
     format!("{}; lines of output: {lines}{cut}", step.exit)
 }
 
@@ -246,6 +250,7 @@ mod tests {
                 exit: Exit::Code(1),
                 output: "a\nb\n".into(),
                 truncated: true,
+                discarded: false,
             }],
             retry_of: Some(summary.job),
         };
