@@ -10,9 +10,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{Record, Recorder};
+use crate::audit::Recorder;
 use crate::clock::Clock;
-use crate::domain::job::State;
 use crate::executor::intake::LocalIntake;
 use crate::executor::worker::Worker;
 use crate::queue::sqlite::{Recovered, Settings, Store};
@@ -52,9 +51,6 @@ pub enum StartError {
     /// The queue cannot be used.
     #[error(transparent)]
     Queue(#[from] queue::sqlite::OpenError),
-    /// What was found in the queue could not be put on record.
-    #[error(transparent)]
-    Record(#[from] audit::Unwritable),
 }
 
 impl Gateway {
@@ -74,7 +70,7 @@ impl Gateway {
         let policy::Queue { keep, keep_bytes, .. } = policy.queue;
         let settings = Settings { keep, keep_bytes, jobs: limits.jobs };
         let (store, recovered) = Store::open(&policy.queue.file, settings, clock.clone())?;
-        record_recovered(&recorder, recovered).await?;
+        tell_recovered(&recovered);
 
         let stop = CancellationToken::new();
         let worker = Worker {
@@ -164,14 +160,12 @@ impl Gateway {
     }
 }
 
-/// Puts on record what a crash left behind.
-async fn record_recovered(recorder: &Recorder, recovered: Recovered) -> Result<(), audit::Unwritable> {
-    for (job, route) in recovered.requeued {
+/// Says what a crash left behind; that a job is over because of it goes on record as every end does.
+fn tell_recovered(recovered: &Recovered) {
+    for (job, route) in &recovered.requeued {
         tracing::info!(%job, %route, "queued again: the last worker ended before it was done");
     }
-    for (job, route) in recovered.interrupted {
-        let reason = Some("its worker died while it ran".to_owned());
-        recorder.durable(Record::Finished { job, route, state: State::Interrupted, reason }).await?;
+    for (job, route) in &recovered.interrupted {
+        tracing::warn!(%job, %route, "interrupted: the last worker died while it ran");
     }
-    Ok(())
 }

@@ -108,6 +108,10 @@ pub enum Record {
         job: JobId,
         /// The route.
         route: RouteName,
+        /// Whose job it is.
+        identity: Identity,
+        /// Which entry of `allow` lets it run, from 1.
+        rule: usize,
         /// Which step, from 1.
         step: usize,
         /// What is executed.
@@ -401,6 +405,8 @@ mod tests {
         Record::Started {
             job: JobId::new(jiff::Timestamp::UNIX_EPOCH),
             route: RouteName::parse("kick").unwrap(),
+            identity: Identity::Certname("node1.example.com".into()),
+            rule: 1,
             step: 1,
             argv: vec!["/usr/bin/mco".into(), "puppet".into()],
         }
@@ -530,7 +536,7 @@ mod tests {
                 },
                 Record::Stored { route: route.clone(), identity: identity.clone(), job, how: "fresh" },
                 Record::NotStored { route: route.clone(), identity: identity.clone(), reason: text.clone() },
-                Record::Started { job, route: route.clone(), step: 1, argv: vec![text.clone(), text.clone()] },
+                Record::Started { job, route: route.clone(), identity: identity.clone(), rule: 1, step: 1, argv: vec![text.clone(), text.clone()] },
                 Record::Finished { job, route: route.clone(), state: State::Failed, reason: Some(text.clone()) },
                 Record::Repeated { uid: 0, job, retry_of: job, route: route.clone(), identity },
             ] {

@@ -14,7 +14,7 @@ use crate::domain::parameters::{DerivedParameters, RawParameters};
 use crate::domain::submission::Terms;
 use crate::policy::Policy;
 use crate::policy::parameter::Invalid;
-use crate::policy::route::Route;
+use crate::policy::route::{Authorized, Route};
 
 /// What a job asks for, and who asked.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,8 @@ pub(super) struct Asked<'a> {
 pub(super) struct Agreed {
     /// The route as this policy has it.
     pub(super) route: Arc<Route>,
+    /// Which entry of `allow` holds, from 1.
+    pub(super) rule: usize,
     /// What runs, in order.
     pub(super) steps: Vec<Argv>,
     /// What the queue needs to know.
@@ -60,11 +62,13 @@ pub(super) fn agree(policy: &Policy, asked: Asked<'_>) -> Result<Agreed, Disagre
     let name = asked.route;
     let route = policy.routes.get(name).ok_or_else(|| Disagreement::NoRoute(name.clone()))?;
     let there = asked.identity.clone();
-    match route.authorize(asked.proofs).map(|authorized| authorized.identity) {
-        Some(here) if here == there => {}
-        Some(here) => return Err(Disagreement::OtherIdentity { route: name.clone(), here, there }),
+    let rule = match route.authorize(asked.proofs) {
+        Some(Authorized { identity, rule }) if identity == there => rule,
+        Some(Authorized { identity: here, .. }) => {
+            return Err(Disagreement::OtherIdentity { route: name.clone(), here, there });
+        }
         None => return Err(Disagreement::NotAllowed { route: name.clone(), identity: there }),
-    }
+    };
     let derived = route.parameters.accept(asked.parameters)?;
     let steps = route.run.render(&derived).map_err(|error| Disagreement::Argument(error.to_string()))?;
     let terms = Terms {
@@ -75,7 +79,7 @@ pub(super) fn agree(policy: &Policy, asked: Asked<'_>) -> Result<Agreed, Disagre
         likeness: route.run.coalesce.then(|| likeness(name, &derived)),
         awaits: route.run.wait_while_exists.clone(),
     };
-    Ok(Agreed { route: Arc::clone(route), steps, terms })
+    Ok(Agreed { route: Arc::clone(route), rule, steps, terms })
 }
 
 /// The same for the same route and the same derived values, and for nothing else: lengths keep the parts apart.

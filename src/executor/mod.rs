@@ -20,6 +20,7 @@
 //!   that made a session of its own escapes that kill until trees are held by a cgroup or a subreaper.
 
 mod agreement;
+mod ends;
 mod hold;
 pub mod intake;
 mod output;

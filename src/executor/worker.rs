@@ -17,6 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::agreement::{Asked, agree};
+use super::ends;
 use super::hold;
 use super::persist::{GivenUp, Pauses, until_written};
 use super::run::{self, Ending, Ledger, Plan};
@@ -69,6 +70,9 @@ impl Worker {
         let mut runs = JoinSet::new();
         let mut pauses = Pauses::default();
         let (freed, mut gone) = mpsc::channel(hold::FILES_AT_ONCE);
+        let nothing_ends = CancellationToken::new();
+        let ends = ends::record(worker.store.clone(), worker.recorder.clone(), nothing_ends.clone());
+        let ends = AbortOnDropHandle::new(tokio::spawn(ends));
         let _watch = AbortOnDropHandle::new(tokio::spawn(hold::watch(worker.store.clone(), freed)));
         let mut free = None;
         while !stops.claims.is_cancelled() {
@@ -102,6 +106,10 @@ impl Worker {
             }
         }
         drain(runs, &stops.runs, worker.drain).await;
+        nothing_ends.cancel();
+        if let Err(error) = ends.await {
+            tracing::error!(%error, "the ends of jobs are no longer put on record; the next start does it");
+        }
     }
 
     /// Claims jobs until there is no room or none to claim; those that wait for `free`, a file that is gone, come first.
@@ -159,7 +167,10 @@ impl Worker {
         let written = match ending {
             Ending::Final { state, reason } => {
                 tracing::info!(%state, reason, seconds, "the job has ended");
-                self.finish(job, route, state, reason, &stops).await
+                until_written("a job's state", &stops.runs, || {
+                    self.store.finish_because(job, state, reason.clone())
+                })
+                .await
             }
             Ending::Again { delay, reason } => {
                 tracing::info!(
@@ -185,8 +196,13 @@ impl Worker {
             Err(disagreement) => return Ending::because(State::Refused, disagreement.to_string()),
         };
         let plan = Plan::new(&agreed.route.run, agreed.steps);
-        let ledger =
-            JobLedger { worker: &self, job: claim.job, route, stops: &stops, last: Mutex::default() };
+        let ledger = JobLedger {
+            worker: &self,
+            claim: &claim,
+            rule: agreed.rule,
+            stops: &stops,
+            last: Mutex::default(),
+        };
         let retry = &agreed.route.run.retry;
         match run::execute(&plan, &ledger, &interrupt).await {
             Ending::Final { state, reason } if retry.follows(claim.attempt, state, ledger.last_exit()) => {
@@ -202,21 +218,6 @@ impl Worker {
         }
     }
 
-    async fn finish(
-        &self,
-        job: JobId,
-        route: RouteName,
-        state: State,
-        reason: Option<String>,
-        stops: &Stops,
-    ) -> Result<(), GivenUp> {
-        let record = Record::Finished { job, route, state, reason };
-        until_written("the end of a job", &stops.runs, || self.recorder.durable(record.clone())).await?;
-        until_written("a job's state", &stops.runs, || self.store.finish(job, state)).await
-    }
-}
-
-impl Worker {
     /// Writes down that a run failed, and lets its job wait for the next.
     async fn try_again(
         &self,
@@ -235,8 +236,9 @@ impl Worker {
 /// What the steps of one job are written down in: the audit log, and the job itself.
 struct JobLedger<'a> {
     worker: &'a Worker,
-    job: JobId,
-    route: &'a RouteName,
+    claim: &'a Claim,
+    /// Which entry of the route's `allow` lets it run.
+    rule: usize,
     stops: &'a Stops,
     /// How the last step ended.
     last: Mutex<Option<Exit>>,
@@ -257,8 +259,16 @@ impl Ledger for JobLedger<'_> {
             return Err(GivenUp);
         }
         let ending = if step == 1 { &self.stops.claims } else { &self.stops.runs };
-        let (job, route) = (self.job, self.route.clone());
-        let record = Record::Started { job, route, step, argv: argv.to_list() };
+        let Claim { job, route, identity, .. } = self.claim;
+        let job = *job;
+        let record = Record::Started {
+            job,
+            route: route.clone(),
+            identity: identity.clone(),
+            rule: self.rule,
+            step,
+            argv: argv.to_list(),
+        };
         until_written("the start of a step", ending, || recorder.durable(record.clone())).await?;
         if step == 1 {
             until_written("the start of a job", ending, || store.start(job)).await?;
@@ -272,7 +282,7 @@ impl Ledger for JobLedger<'_> {
         let Ended { exit, output, dropped, .. } = ended;
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
         tracing::info!(step, %exit, kept = output.len(), dropped, "the step has ended");
-        let (job, route) = (self.job, self.route.clone());
+        let (job, route) = (self.claim.job, self.claim.route.clone());
         let record = Record::Ended { job, route, step, exit };
         let ending = &self.stops.runs;
         until_written("the end of a step", ending, || recorder.durable(record.clone())).await?;

@@ -61,7 +61,7 @@ impl Ledger<'_> {
             let Some((seq, expires_at)) = next else { return Ok(None) };
             if expires_at.is_some_and(|at| at <= self.now) {
                 let head = self.live("WHERE seq = ?1", seq)?.ok_or_else(|| vanished(&seq.to_string()))?;
-                self.end(&head, State::Expired)?;
+                self.end(&head, State::Expired, None)?;
                 continue;
             }
             if let Some(claim) = self.take(seq)? {
@@ -100,7 +100,8 @@ impl Ledger<'_> {
             Ok(claim) => Ok(Some(claim)),
             Err(reason) => {
                 tracing::error!(%job, %reason, "a job cannot be read, and is refused");
-                self.end(&Live { seq, job, lock, standing: Standing::Claimed }, State::Refused)?;
+                let live = Live { seq, job, lock, standing: Standing::Claimed };
+                self.end(&live, State::Refused, Some("what the queue holds of it cannot be read"))?;
                 Ok(None)
             }
         }
@@ -151,12 +152,17 @@ impl Ledger<'_> {
     }
 
     /// Puts a job into a final state and frees its lock; a job that already ended stays as it is.
-    pub(super) fn finish(&mut self, job: JobId, state: State) -> Result<(), Unavailable> {
+    pub(super) fn finish(
+        &mut self,
+        job: JobId,
+        state: State,
+        reason: Option<&str>,
+    ) -> Result<(), Unavailable> {
         if !state.is_final() {
             return Err(Unavailable(format!("{state} is not a final state of job {job}")));
         }
         if let Some(live) = self.live("WHERE id = ?1 AND finished IS NULL", job.to_string())? {
-            return self.end(&live, state);
+            return self.end(&live, state, reason);
         }
         self.must_know(job)
     }
@@ -194,7 +200,7 @@ impl Ledger<'_> {
         let due = statement.query_map([self.now], live_row)?.collect::<Result<Vec<_>, _>>()?;
         let count = due.len();
         for row in due {
-            self.end(&live(row)?, State::Expired)?;
+            self.end(&live(row)?, State::Expired, None)?;
         }
         Ok(count)
     }
@@ -218,15 +224,15 @@ impl Ledger<'_> {
         statement.query_row([value], live_row).optional()?.map(live).transpose()
     }
 
-    fn end(&mut self, live: &Live, state: State) -> Result<(), Unavailable> {
+    fn end(&mut self, live: &Live, state: State, reason: Option<&str>) -> Result<(), Unavailable> {
         let kept: i64 = self
             .connection
             .prepare_cached(
-                "UPDATE jobs SET state = ?2, finished = ?3,
+                "UPDATE jobs SET state = ?2, finished = ?3, reason = ?4,
                      keeps = (SELECT COALESCE(SUM(LENGTH(output)), 0) FROM steps WHERE job = ?1)
                  WHERE seq = ?1 RETURNING keeps",
             )?
-            .query_row(params![live.seq, state.as_str(), self.now], |row| row.get(0))?;
+            .query_row(params![live.seq, state.as_str(), self.now, reason], |row| row.get(0))?;
         self.tally.kept = self.tally.kept.saturating_add(kept);
         match live.standing {
             Standing::Waiting => self.move_line(&live.lock, -1, 0)?,

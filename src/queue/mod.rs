@@ -27,6 +27,7 @@ mod recovery;
 mod schema;
 mod stored;
 mod submit;
+mod unrecorded;
 mod waiters;
 mod writer;
 

@@ -215,7 +215,7 @@ impl Ledger<'_> {
             return Ok(Some(Cancelled::Over(state)));
         }
         if !is_claimed {
-            self.finish(job, State::Cancelled)?;
+            self.finish(job, State::Cancelled, None)?;
             return Ok(Some(Cancelled::Now));
         }
         // Should the process die before the run is over, what is cancelled must not run again: the recovery makes it

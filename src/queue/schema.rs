@@ -19,6 +19,7 @@ const FORM_1: &str = "
 -- seq is the order of acceptance. `claimed` and `started` are separate marks. `expires_at` is null once a job may no
 -- longer be given up. `likeness` tells equal jobs, `stdin` is a body for the command, `retry_of` names the job that an
 -- operator repeated, `attempt` counts runs from 1, `not_before` delays one.
+-- `reason` says why a job ended as it did; `recorded` is when its end was put on record elsewhere.
 CREATE TABLE jobs (
     seq         INTEGER PRIMARY KEY,
     id          TEXT    NOT NULL UNIQUE,
@@ -39,12 +40,15 @@ CREATE TABLE jobs (
     expires_at  INTEGER,
     claimed     INTEGER,
     started     INTEGER,
-    finished    INTEGER
+    finished    INTEGER,
+    reason      TEXT,
+    recorded    INTEGER
 ) STRICT;
 CREATE INDEX jobs_waiting  ON jobs (lock, seq)   WHERE state = 'queued' AND claimed IS NULL;
 CREATE INDEX jobs_expiring ON jobs (expires_at)
     WHERE state = 'queued' AND claimed IS NULL AND expires_at IS NOT NULL;
 CREATE INDEX jobs_active   ON jobs (seq)         WHERE claimed IS NOT NULL AND finished IS NULL;
+CREATE INDEX jobs_unrecorded ON jobs (finished) WHERE finished IS NOT NULL AND recorded IS NULL;
 CREATE INDEX jobs_finished ON jobs (finished)    WHERE finished IS NOT NULL;
 
 -- Everyone who submitted or joined a job, the first one included.

@@ -16,6 +16,7 @@ use super::ledger::Ledger;
 pub use super::open::OpenError;
 use super::operate::Cancels;
 use super::read::Readers;
+pub use super::unrecorded::Unrecorded;
 use super::waiters::Waiters;
 use super::writer::{self, Command, Outlook, Writer};
 use super::{Found, SubmitError, Submitted, Unavailable, open, recovery};
@@ -245,7 +246,44 @@ impl Store {
     /// # Errors
     /// When the state is not final, there is no such job, or the database cannot be written: then try again later.
     pub async fn finish(&self, job: JobId, state: State) -> Result<(), Unavailable> {
-        self.write(move |ledger| ledger.finish(job, state)).await
+        self.finish_because(job, state, None).await
+    }
+
+    /// As [`Store::finish`], with the reason where the state alone does not say it.
+    ///
+    /// # Errors
+    /// As [`Store::finish`].
+    pub async fn finish_because(
+        &self,
+        job: JobId,
+        state: State,
+        reason: Option<String>,
+    ) -> Result<(), Unavailable> {
+        self.write(move |ledger| ledger.finish(job, state, reason.as_deref())).await
+    }
+
+    /// Returns when jobs have ended whose ends are not on record elsewhere, and never after the store was closed.
+    pub async fn unrecorded(&self) {
+        let mut outlook = self.0.outlook.subscribe();
+        if outlook.wait_for(|outlook| outlook.unrecorded).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The next of them, the earliest first; a bounded number.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn next_unrecorded(&self) -> Result<Vec<Unrecorded>, Unavailable> {
+        self.write(|ledger: &mut Ledger<'_>| ledger.next_unrecorded()).await
+    }
+
+    /// Marks ends as being on record.
+    ///
+    /// # Errors
+    /// When the database cannot be written; then they are named again.
+    pub async fn mark_recorded(&self, jobs: Vec<JobId>) -> Result<(), Unavailable> {
+        self.write(move |ledger| ledger.mark_recorded(&jobs)).await
     }
 
     /// Lets a job whose run number `attempt` failed wait for another one, at its old place and for at least `delay`; it no

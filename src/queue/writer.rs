@@ -56,6 +56,8 @@ pub(super) struct Outlook {
     pub(super) next_ripe: Option<i64>,
     /// The last accepted job among those that only a file holds.
     pub(super) held: Option<i64>,
+    /// Whether a job has ended whose end is not on record elsewhere.
+    pub(super) unrecorded: bool,
 }
 
 /// The writer's belongings.
@@ -199,6 +201,7 @@ impl Writer {
             next_expiry: ledger.next_expiry()?,
             next_ripe: ledger.next_ripe()?,
             held: ledger.last_held()?,
+            unrecorded: ledger.has_unrecorded()?,
         };
         let tally = ledger.tally;
         self.connection.execute_batch("COMMIT")?;

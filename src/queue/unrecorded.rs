@@ -1,0 +1,102 @@
+//! Ends of jobs that are not yet on record elsewhere: the list that whoever keeps that record works off.
+//!
+//! A mark in the job's own row, so that no crash between an end and its record loses the record. Writes no record itself.
+
+use rusqlite::params;
+
+use super::ledger::Ledger;
+use super::{Unavailable, stored};
+use crate::domain::job::{JobId, State};
+use crate::domain::name::RouteName;
+
+/// Most ends that are named at once.
+const AT_ONCE: usize = 64;
+
+/// A job that has ended, and whose end is not on record elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unrecorded {
+    /// The job.
+    pub job: JobId,
+    /// Its route.
+    pub route: RouteName,
+    /// Its final state.
+    pub state: State,
+    /// Why, where the state alone does not say it.
+    pub reason: Option<String>,
+}
+
+impl Ledger<'_> {
+    pub(super) fn has_unrecorded(&self) -> Result<bool, Unavailable> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT 1 FROM jobs INDEXED BY jobs_unrecorded WHERE finished IS NOT NULL AND recorded IS NULL",
+        )?;
+        Ok(statement.exists([])?)
+    }
+
+    pub(super) fn next_unrecorded(&mut self) -> Result<Vec<Unrecorded>, Unavailable> {
+        let mut statement = self.connection.prepare_cached(&format!(
+            "SELECT id, route, state, reason FROM jobs INDEXED BY jobs_unrecorded
+             WHERE finished IS NOT NULL AND recorded IS NULL ORDER BY finished LIMIT {AT_ONCE}"
+        ))?;
+        let text = |row: &rusqlite::Row<'_>, column| row.get::<_, String>(column);
+        let rows =
+            statement.query_map([], |row| Ok((text(row, 0)?, text(row, 1)?, text(row, 2)?, row.get(3)?)))?;
+        let mut unrecorded = Vec::new();
+        for row in rows {
+            let (job, route, state, reason) = row?;
+            let (job, route, state) = (stored::job_id(&job)?, stored::route(&route)?, stored::state(&state)?);
+            unrecorded.push(Unrecorded { job, route, state, reason });
+        }
+        Ok(unrecorded)
+    }
+
+    pub(super) fn mark_recorded(&mut self, jobs: &[JobId]) -> Result<(), Unavailable> {
+        let mut statement = self
+            .connection
+            .prepare_cached("UPDATE jobs SET recorded = ?2 WHERE id = ?1 AND recorded IS NULL")?;
+        for job in jobs {
+            statement.execute(params![job.to_string(), self.now])?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::fixture::{Place, terms};
+    use super::*;
+    use crate::domain::submission::Terms;
+
+    #[tokio::test]
+    async fn i10_every_end_is_named_until_it_is_marked_also_after_a_crash() {
+        let place = Place::new();
+        let (store, _) = place.open();
+        let short = Terms { expires: Duration::from_secs(60), ..terms("kick", 1) };
+        let submit = async || store.submit(&place.submission("kick"), &short).await.unwrap().job;
+        let [done, started, expires] = [submit().await, submit().await, submit().await];
+        store.claim().await.unwrap().unwrap();
+        store.start(done).await.unwrap();
+        store.finish_because(done, State::Failed, Some("step 1: exit code 1".into())).await.unwrap();
+        store.unrecorded().await;
+        let named = store.next_unrecorded().await.unwrap();
+        assert_eq!(named.len(), 1);
+        assert_eq!((named[0].job, named[0].state), (done, State::Failed));
+        assert_eq!(named[0].reason.as_deref(), Some("step 1: exit code 1"));
+        store.mark_recorded(vec![done]).await.unwrap();
+        assert_eq!(store.next_unrecorded().await.unwrap(), []);
+
+        store.claim().await.unwrap().unwrap();
+        store.start(started).await.unwrap();
+        place.hands.advance(Duration::from_secs(61));
+        store.claim().await.unwrap();
+        let crashed = place.crashed();
+        let (store, _) = crashed.open();
+        store.unrecorded().await;
+        let mut ends: Vec<_> =
+            store.next_unrecorded().await.unwrap().into_iter().map(|end| (end.job, end.state)).collect();
+        ends.sort_unstable_by_key(|(job, _)| *job != started);
+        assert_eq!(ends, [(started, State::Interrupted), (expires, State::Expired)]);
+    }
+}
