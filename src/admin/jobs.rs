@@ -12,7 +12,7 @@ use crate::domain::identity::Identity;
 use crate::domain::job::{JobId, JobView, State};
 use crate::domain::name::RouteName;
 use crate::queue::operate::{Cancelled, Repeat, RepeatError, Wanted};
-use crate::queue::{Found, How, SubmitError};
+use crate::queue::{Found, SubmitError};
 
 /// Jobs on a page, unless the request says otherwise.
 const PAGE: usize = 50;
@@ -118,10 +118,9 @@ impl<R: Repeat> Desk<R> {
         }
         match self.repeat.repeat(job, self.clock.now()).await {
             Ok(submitted) => {
-                let (new, retry_of) = (submitted.job, (submitted.how == How::Fresh).then_some(job));
-                let uid = caller.uid;
+                let (new, uid) = (submitted.job, caller.uid);
                 self.recorder.note(Record::Repeated { uid, job: new, retry_of: job, route, identity });
-                let done = Done { job: new, state: submitted.state, retry_of };
+                let done = Done { job: new, state: submitted.state, retry_of: Some(job) };
                 Answer::json(StatusCode::CREATED, &done)
             }
             Err(error) => {

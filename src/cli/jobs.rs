@@ -261,7 +261,9 @@ impl<O: Write> Desk<O> {
                 self.out.write_all(step.output.as_bytes())?;
             }
             self.out.flush()?;
-            if step.truncated {
+            if step.discarded {
+                note(format_args!("what step {} wrote is no longer kept", index + 1))?;
+            } else if step.truncated {
                 note(format_args!("step {} wrote more than what is kept", index + 1))?;
             }
         }

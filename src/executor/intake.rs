@@ -73,8 +73,7 @@ impl Repeat for LocalIntake {
             message: Message::Anonymous,
             at,
         };
-        // A job of its own, as the operator asked, and not one more submitter of a job that waits.
-        let terms = Terms { likeness: None, ..self.terms(&submission)? };
+        let terms = self.terms(&submission)?;
         Ok(self.store.repeat(job, &submission, &terms).await?)
     }
 }

@@ -91,13 +91,9 @@ impl Ending {
         Self::Final { state, reason: Some(reason.into()) }
     }
 
-    /// Whether it is not the run's own end: it was ended from outside, or another run is to follow.
-    pub(super) fn may_go_on(&self) -> bool {
-        match self {
-            Self::Final { state, .. } => *state == State::Interrupted,
-            Self::Again { .. } => true,
-            Self::Left => false,
-        }
+    /// Whether it was ended from outside, before it could end by itself.
+    pub(super) fn is_interruption(&self) -> bool {
+        matches!(self, Self::Final { state: State::Interrupted, .. })
     }
 }
 

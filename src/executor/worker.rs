@@ -154,13 +154,18 @@ impl Worker {
         let began = self.clock.monotonic();
         // Stops what runs when the worker has no more patience, or when an operator cancels this one job.
         let interrupt = stops.runs.child_token();
-        let cancellable = self.store.cancellable(job, interrupt.clone());
+        let mut cancellable = self.store.cancellable(job, interrupt.clone());
         let mut ending = if cancellable.is_cancelled() {
             Ending::because(State::Cancelled, CANCELLED)
         } else {
             contained(Arc::clone(&self).run(claim, stops.clone(), interrupt)).await
         };
-        if cancellable.is_cancelled() && ending.may_go_on() {
+        let cancelled = match ending {
+            // The next run registers itself, and hears of a wish that comes from now on.
+            Ending::Again { .. } => cancellable.release(),
+            Ending::Final { .. } | Ending::Left => ending.is_interruption() && cancellable.is_cancelled(),
+        };
+        if cancelled {
             ending = Ending::because(State::Cancelled, CANCELLED);
         }
         let seconds = self.clock.monotonic().saturating_sub(began).as_secs_f64();
@@ -524,6 +529,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_cancelled_run_ends_and_stays_ended_also_when_it_could_run_again() {
+        for more in ["", "\nidempotent = true", "\nretry = { attempts = 3, delay = \"10ms\" }"] {
+            let place = Place::new(&format!("{LAST}{more}"));
+            let worker = place.work(LONG);
+            let job = place.submit().await;
+            place.marked().await;
+            assert_eq!(place.store.cancel(job).await, Ok(Some(Cancelled::Told)));
+            assert_eq!(place.ended(job).await.state, State::Cancelled);
+            place.stop(worker).await;
+            let audit = place.audit();
+            assert!(audit.contains(CANCELLED) && audit.contains("\"cancelled\""), "{audit}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_job_waits_while_its_file_exists_and_occupies_no_place() {
         let place = Place::new(&format!("{TOUCH}\nwait_while_exists = \"{{here}}/held\""));
         std::fs::write(place.file("held"), std::process::id().to_string()).unwrap();
@@ -539,21 +559,6 @@ mod tests {
         // What is free from the start is not slept over.
         assert_eq!(place.ended(place.submit().await).await.state, State::Succeeded);
         place.stop(worker).await;
-    }
-
-    #[tokio::test]
-    async fn a_cancelled_run_ends_and_stays_ended_also_when_it_is_idempotent() {
-        for more in ["", "\nidempotent = true"] {
-            let place = Place::new(&format!("{LAST}{more}"));
-            let worker = place.work(LONG);
-            let job = place.submit().await;
-            place.marked().await;
-            assert_eq!(place.store.cancel(job).await, Ok(Some(Cancelled::Told)));
-            assert_eq!(place.ended(job).await.state, State::Cancelled);
-            place.stop(worker).await;
-            let audit = place.audit();
-            assert!(audit.contains(CANCELLED) && audit.contains("\"cancelled\""), "{audit}");
-        }
     }
 
     #[tokio::test]

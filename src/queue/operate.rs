@@ -116,6 +116,7 @@ struct Cancel {
 pub struct Cancellable {
     job: JobId,
     cancels: Cancels,
+    released: bool,
 }
 
 impl Store {
@@ -148,7 +149,7 @@ impl Store {
             }
             entry.run = Some(run);
         }
-        Cancellable { job, cancels }
+        Cancellable { job, cancels, released: false }
     }
 
     /// Stores a new job that repeats `of`.
@@ -180,11 +181,18 @@ impl Cancellable {
     pub fn is_cancelled(&self) -> bool {
         self.cancels.list().get(&self.job).is_some_and(|cancel| cancel.asked)
     }
+
+    /// Ends the registration, before another run of the same job can begin; whether an operator asked until now. Later
+    /// calls do nothing.
+    pub fn release(&mut self) -> bool {
+        let first = !std::mem::replace(&mut self.released, true);
+        first && self.cancels.list().remove(&self.job).is_some_and(|cancel| cancel.asked)
+    }
 }
 
 impl Drop for Cancellable {
     fn drop(&mut self) {
-        self.cancels.list().remove(&self.job);
+        self.release();
     }
 }
 
@@ -215,6 +223,8 @@ impl Ledger<'_> {
             return Ok(Some(Cancelled::Over(state)));
         }
         if !is_claimed {
+            // A wish that an earlier run did not hear is fulfilled, too.
+            cancels.list().remove(&job);
             self.finish(job, State::Cancelled, None)?;
             return Ok(Some(Cancelled::Now));
         }
@@ -234,18 +244,19 @@ impl Ledger<'_> {
         submission: &Submission,
         terms: &Terms,
     ) -> Result<Submitted, SubmitError> {
-        let submitted = self.submit(submission, terms)?;
-        match submitted.how {
-            How::Fresh => {
-                let mut statement = self
-                    .connection
-                    .prepare_cached("UPDATE jobs SET retry_of = ?2 WHERE id = ?1")
-                    .map_err(Unavailable::from)?;
-                statement.execute([submitted.job.to_string(), of.to_string()]).map_err(Unavailable::from)?;
-            }
-            How::Duplicate | How::Coalesced => {}
+        if self.tally.waiting >= self.settings.jobs {
+            return Err(SubmitError::Full);
         }
-        Ok(submitted)
+        // It joins no other job: what was asked for is a job of its own.
+        let job = self.insert(submission, terms)?;
+        self.name_repeated(job, of)?;
+        Ok(Submitted { job, state: State::Queued, how: How::Fresh })
+    }
+
+    fn name_repeated(&self, job: JobId, of: JobId) -> Result<(), Unavailable> {
+        let mut statement = self.connection.prepare_cached("UPDATE jobs SET retry_of = ?2 WHERE id = ?1")?;
+        statement.execute([job.to_string(), of.to_string()])?;
+        Ok(())
     }
 
     /// Writes the number of the tables' form again, which is one page.
@@ -387,6 +398,19 @@ mod tests {
             assert_eq!(store.cancel(job).await, Ok(Some(Cancelled::Over(State::Cancelled))));
         }
         assert!(store.cancels().list().is_empty());
+
+        // Between two runs of one job, a wish is kept for the second.
+        let job = submit(&place, &store, "a").await;
+        store.claim().await.unwrap().unwrap();
+        let mut first = store.cancellable(job, CancellationToken::new());
+        assert!(!first.release());
+        assert_eq!(store.cancel(job).await, Ok(Some(Cancelled::Told)));
+        let second = store.cancellable(job, CancellationToken::new());
+        drop(first);
+        assert!(second.is_cancelled());
+        drop(second);
+        assert!(store.cancels().list().is_empty());
+        store.finish(job, State::Cancelled).await.unwrap();
         let (other, run) = (submit(&place, &store, "a").await, CancellationToken::new());
         assert!(!store.cancellable(other, run.clone()).is_cancelled() && !run.is_cancelled());
     }
@@ -425,6 +449,19 @@ mod tests {
         let page = store.list(wanted()).await.unwrap().unwrap();
         assert_eq!((page.jobs[0].job, page.jobs[0].retry_of), (new.job, Some(old)));
         assert_eq!(store.claim().await.unwrap().map(|claim| claim.job), Some(new.job));
+    }
+
+    #[tokio::test]
+    async fn a_repeated_job_joins_no_other_and_counts_as_waiting() {
+        let mut place = Place::new();
+        place.settings.jobs = 2;
+        let (store, _) = place.open();
+        let coalescing = Terms { likeness: Some([7; 32]), ..terms("a", 1) };
+        let old = store.submit(&place.submission("a"), &coalescing).await.unwrap().job;
+        let new = store.repeat(old, &place.submission("a"), &coalescing).await.unwrap();
+        assert!(new.job != old && new.how == How::Fresh);
+        let full = store.repeat(old, &place.submission("a"), &coalescing).await;
+        assert_eq!(full, Err(SubmitError::Full));
     }
 
     #[tokio::test]

@@ -66,7 +66,7 @@ impl Ledger<'_> {
         Ok(statement.query_row([scope], |row| row.get(0)).optional()?)
     }
 
-    fn insert(&mut self, submission: &Submission, terms: &Terms) -> Result<JobId, Unavailable> {
+    pub(super) fn insert(&mut self, submission: &Submission, terms: &Terms) -> Result<JobId, Unavailable> {
         let job = JobId::new(submission.at);
         let submitted = submission.at.as_microsecond();
         let concurrency = terms.concurrency.get();
