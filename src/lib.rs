@@ -28,8 +28,8 @@
 //!    `Permit`. Each guard is a tower layer that changes the request's type: a stack in the wrong order does not
 //!    compile. A refusal that says more than the wall can only be made from an `Allowed`.
 //! 4. *Dispatch* puts the decision on record and submits a [`Submission`](domain::submission::Submission): a route's
-//!    name and raw parameters. [`executor::intake`] asks its own policy, and [`queue`] commits it. Only then is the
-//!    sender told 202.
+//!    name and raw parameters. [`executor::intake`] asks its own policy, and [`queue`] commits it, as a job of its own or
+//!    as one more submitter of an equal job that waits. Only then is the sender told 202.
 //! 5. A worker claims the job, asks its own policy once more, renders the argv arrays, and runs them one by one.
 //!
 //! # Invariants

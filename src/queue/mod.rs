@@ -21,6 +21,8 @@ mod join;
 mod ledger;
 mod line;
 mod open;
+#[cfg(test)]
+mod promise;
 mod purge;
 mod read;
 mod recovery;
