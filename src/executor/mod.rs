@@ -1,10 +1,10 @@
 //! From a submission to a job, and from a job to exits.
 //!
 //! [`intake`] turns what the gate accepted into a job, [`worker`] claims jobs and runs them, and both ask this process's
-//! own policy what a job may be (`agreement`): a queue can ask for nothing that the policy does not offer. `hold` looks at the
-//! files that jobs wait for. `run` takes
-//! the steps of one job in order, `step` one process from its start to its end, `output` what it writes. [`spawn`] is
-//! the one place that starts processes: no other file names a command type, and none takes a command as one string.
+//! own policy what a job may be (`agreement`): a queue can ask for nothing that the policy does not offer. `hold` looks
+//! at the files that jobs wait for. `run` takes the steps of one job in order, `step` one process from its start to its
+//! end, `output` what it writes. [`spawn`] is the one place that starts processes: no other file names a command type,
+//! and none takes a command as one string.
 //!
 //! What a command gets:
 //! - a session and a process group of its own, so that one signal reaches all that it started;
