@@ -27,6 +27,7 @@ use crate::domain::job::{Exit, JobId, State};
 use crate::domain::name::RouteName;
 use crate::domain::parameters::RawParameters;
 
+mod event;
 mod file;
 mod line;
 mod predecessor;
@@ -302,26 +303,8 @@ impl Recorder {
         reply: Option<oneshot::Sender<Result<(), Unwritable>>>,
     ) -> Result<Entry, Unwritable> {
         let fields = line::fields(record).map_err(|error| Unwritable(error.to_string()))?;
-        record.tell(&fields);
+        event::tell(record);
         Ok(Entry { at: self.0.clock.now(), fields: Some(fields), reply })
-    }
-}
-
-impl Record {
-    /// Emits the record as an event, within the span of whoever made it.
-    fn tell(&self, fields: &str) {
-        match self {
-            Self::Refused { .. } => tracing::warn!(record = fields, "refused"),
-            Self::NotStored { .. } => tracing::warn!(record = fields, "not stored"),
-            Self::Accepted { .. } => tracing::info!(record = fields, "accepted"),
-            Self::Stored { .. } => tracing::info!(record = fields, "stored"),
-            Self::Started { .. } => tracing::info!(record = fields, "started"),
-            Self::Ended { .. } => tracing::info!(record = fields, "ended"),
-            Self::Finished { .. } => tracing::info!(record = fields, "finished"),
-            Self::Retried { .. } => tracing::info!(record = fields, "tried again"),
-            Self::Operated { .. } => tracing::info!(record = fields, "operated"),
-            Self::Repeated { .. } => tracing::info!(record = fields, "repeated"),
-        }
     }
 }
 
@@ -586,6 +569,8 @@ mod tests {
         let place = Place::new();
         let recorder = place.open(1);
         tracing::subscriber::with_default(subscriber, || {
+            // Other tests, which listen to nothing, may have had these events turned off before.
+            tracing::callsite::rebuild_interest_cache();
             recorder.note(refused("/a\nINFO forged\u{2028}", None));
             recorder.note(refused("/b", None));
             recorder.note(started());

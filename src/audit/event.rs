@@ -1,0 +1,48 @@
+//! Records as events of the log, so that whoever follows the log sees what the audit log holds.
+//!
+//! Whatever strangers chose is given as text, which the log's formats escape: it can forge no line there either.
+
+use super::Record;
+
+/// Emits a record as an event, within the span of whoever made it.
+pub(super) fn tell(record: &Record) {
+    match record {
+        Record::Refused { source, method, path, status, reason, route, identity } => {
+            let (route, identity) =
+                (route.as_ref().map(ToString::to_string), identity.as_ref().map(ToString::to_string));
+            let (method, path, reason) = (method.as_str(), path.as_str(), reason.as_str());
+            tracing::warn!(%source, method, path, status, reason, route, identity, "refused");
+        }
+        Record::Accepted { route, identity, rule, source, .. } => {
+            let identity = identity.to_string();
+            tracing::info!(%route, identity, rule, %source, "accepted");
+        }
+        Record::Stored { route, identity, job, how } => {
+            let identity = identity.to_string();
+            tracing::info!(%job, %route, identity, how, "stored");
+        }
+        Record::NotStored { route, identity, reason } => {
+            let identity = identity.to_string();
+            tracing::warn!(%route, identity, reason, "not stored");
+        }
+        Record::Started { job, route, identity, rule, step, argv } => {
+            let identity = identity.to_string();
+            tracing::info!(%job, %route, identity, rule, step, ?argv, "started");
+        }
+        Record::Ended { job, route, step, exit } => {
+            let exit = exit.to_string();
+            tracing::info!(%job, %route, step, exit, "ended");
+        }
+        Record::Finished { job, route, state, reason } => {
+            tracing::info!(%job, %route, %state, reason, "finished");
+        }
+        Record::Retried { job, route, attempt, reason } => {
+            tracing::info!(%job, %route, attempt, reason, "tried again");
+        }
+        Record::Operated { uid, act, job, route } => tracing::info!(uid, ?act, %job, %route, "operated"),
+        Record::Repeated { uid, job, retry_of, route, identity } => {
+            let identity = identity.to_string();
+            tracing::info!(uid, %job, %retry_of, %route, identity, "repeated");
+        }
+    }
+}
