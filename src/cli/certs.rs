@@ -26,7 +26,7 @@ const TAKEN: [&str; 4] = ["ca", "crl", "server", "client"];
 
 /// Make a development CA, and server and client certificates signed by it
 ///
-/// Writes ca.pem, crl.pem, server.pem, server.key, client.pem and client.key, which the [listen] section of a policy
+/// Writes ca.pem, crl.pem, server.pem, server.key, client.pem and client.key, which the listen section of a policy
 /// and `curl --cacert ca.pem --cert client.pem --key client.key` take as they are. The CA's own key is not kept.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {

@@ -17,7 +17,7 @@ use crate::clock::Clock;
                         Example:\n  runuser -u bridgeward -- bridgeward check --policy /etc/bridgeward"
 )]
 pub struct Args {
-    /// The policy's directory: gateway.toml and routes/<name>.toml
+    /// The policy's directory: gateway.toml and routes/NAME.toml
     #[arg(long, value_name = "DIR")]
     pub policy: PathBuf,
 }

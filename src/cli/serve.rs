@@ -20,7 +20,7 @@ use crate::clock::Clock;
                         queued jobs queued.\n\nExample:\n  bridgeward serve --policy /etc/bridgeward"
 )]
 pub struct Args {
-    /// The policy's directory: gateway.toml and routes/<name>.toml
+    /// The policy's directory: gateway.toml and routes/NAME.toml
     #[arg(long, value_name = "DIR")]
     pub policy: PathBuf,
     #[command(flatten)]

@@ -2,7 +2,7 @@
 //! cost.
 //!
 //! [`serve`] accepts until it is told to stop and then lets open requests finish. It authorizes nothing: what a
-//! handshake has shown is passed on with each request as an [`Arc`](std::sync::Arc) of a
+//! handshake has shown is passed on with each request as an [`Arc`] of a
 //! [`Peer`](crate::domain::identity::Peer).
 
 use std::convert::Infallible;
