@@ -1,0 +1,79 @@
+//! What keeps jobs and runs them: the queue's store, and the worker.
+//!
+//! Knows nothing of the network: jobs come through an `Intake`, whoever asks it.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::COMMANDS_FINISH_WITHIN;
+use crate::audit::Recorder;
+use crate::clock::Clock;
+use crate::executor::intake::LocalIntake;
+use crate::executor::worker::Worker;
+use crate::policy::{Policy, Queue};
+use crate::queue::sqlite::{OpenError, Recovered, Settings, Store};
+
+/// A store and its worker.
+pub(super) struct Works {
+    policy: Arc<Policy>,
+    store: Store,
+    worker: JoinHandle<()>,
+}
+
+impl Works {
+    /// Opens the queue, takes up what a former process left, and starts to run jobs.
+    pub(super) fn start(
+        policy: &Arc<Policy>,
+        recorder: &Recorder,
+        clock: &Clock,
+        stop: &CancellationToken,
+    ) -> Result<Self, OpenError> {
+        let Queue { keep, keep_bytes, .. } = policy.queue;
+        let settings = Settings { keep, keep_bytes, jobs: policy.limits.jobs };
+        let (store, recovered) = Store::open(&policy.queue.file, settings, clock.clone())?;
+        tell_recovered(&recovered);
+        let worker = Worker {
+            store: store.clone(),
+            policy: Arc::clone(policy),
+            recorder: recorder.clone(),
+            clock: clock.clone(),
+            drain: COMMANDS_FINISH_WITHIN,
+        };
+        let worker = tokio::spawn(worker.work(stop.clone()));
+        Ok(Self { policy: Arc::clone(policy), store, worker })
+    }
+
+    /// The way in.
+    pub(super) fn intake(&self) -> LocalIntake {
+        LocalIntake::new(self.store.clone(), Arc::clone(&self.policy))
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Returns when the worker has ended by itself.
+    pub(super) async fn ended(&mut self) {
+        super::tell((&mut self.worker).await);
+    }
+
+    /// Lets running commands finish, once the worker was told to stop. Whoever still reads or submits needs the store.
+    pub(super) async fn finish(self) -> Store {
+        super::finish(self.worker).await;
+        // Nothing ends any more: whoever waits for a job that is still queued is told so now.
+        self.store.release_waiters();
+        self.store
+    }
+}
+
+/// Says what a crash left behind; that a job is over because of it goes on record as every end does.
+fn tell_recovered(recovered: &Recovered) {
+    for (job, route) in &recovered.requeued {
+        tracing::info!(%job, %route, "queued again: the last worker ended before it was done");
+    }
+    for (job, route) in &recovered.interrupted {
+        tracing::warn!(%job, %route, "interrupted: the last worker died while it ran");
+    }
+}
