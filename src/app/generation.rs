@@ -33,7 +33,19 @@ impl Generation {
     /// # Errors
     /// Everything that is wrong with them, and the warnings.
     pub fn prepare(directory: &Path, clock: &Clock) -> Result<(Self, Diagnostics), Diagnostics> {
-        let Examined { policy, credentials, mut found } = policy::examine(directory);
+        Self::prepare_as(directory, directory, clock)
+    }
+
+    /// The same, as if the policy in `directory` stood in `place`.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub fn prepare_as(
+        directory: &Path,
+        place: &Path,
+        clock: &Clock,
+    ) -> Result<(Self, Diagnostics), Diagnostics> {
+        let Examined { policy, credentials, mut found } = policy::examine_as(directory, place);
         let now = clock.now();
         let server = server_identity(&credentials, now, &mut found);
         let trust = credentials.clients.as_ref().and_then(|clients| trust_in(clients, now, &mut found));

@@ -20,6 +20,9 @@ pub struct Args {
     /// The policy's directory: gateway.toml and routes/NAME.toml
     #[arg(long, value_name = "DIR")]
     pub policy: PathBuf,
+    /// Judge it as if it stood in this directory, which it is to replace: relative paths start from there
+    #[arg(long = "as", value_name = "DIR")]
+    pub place: Option<PathBuf>,
 }
 
 /// Prints the findings to standard error; 1 when one is an error.
@@ -27,7 +30,8 @@ pub struct Args {
 /// # Errors
 /// When standard output or standard error cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    match Generation::prepare(&args.policy, &Clock::system()) {
+    let place = args.place.as_ref().unwrap_or(&args.policy);
+    match Generation::prepare_as(&args.policy, place, &Clock::system()) {
         Ok((generation, warnings)) => {
             findings::show(&warnings)?;
             let (routes, keys) = (generation.policy.routes.len(), generation.policy.keys.len());

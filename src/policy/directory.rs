@@ -37,6 +37,27 @@ pub(super) struct RouteText {
     pub(super) text: String,
 }
 
+impl Texts {
+    /// Gives each file the path that it would have in the directory `place`, which need not be there yet.
+    pub(super) fn stand_in(&mut self, place: &Path, caller: &Caller, found: &mut Diagnostics) {
+        let place = match std::path::absolute(place) {
+            Ok(absolute) => absolute,
+            Err(error) => return found.error_in_directory(place, error.to_string()),
+        };
+        match opening::directory(&place, caller) {
+            Ok(_) | Err(NotOpened::Missing(_)) => {}
+            Err(error) => found.error_in_directory(&place, error.to_string()),
+        }
+        self.routes_directory = place.join("routes");
+        if let Some((path, _)) = &mut self.gateway {
+            *path = place.join("gateway.toml");
+        }
+        for route in &mut self.routes {
+            route.path = self.routes_directory.join(format!("{}.toml", route.stem));
+        }
+    }
+}
+
 /// Reads what can be read, and says what cannot.
 pub(super) fn read(directory: &Path, caller: &Caller) -> (Texts, Diagnostics) {
     let mut found = Diagnostics::default();

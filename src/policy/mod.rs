@@ -228,8 +228,18 @@ pub enum Scheme {
 /// Reads, checks and compiles the policy in `directory`, and keeps what can be used of a bad one.
 #[must_use]
 pub fn examine(directory: &Path) -> Examined {
+    examine_as(directory, directory)
+}
+
+/// As [`examine`], but as if the directory were `place`: relative paths start from there, and findings name it. This is
+/// how a policy is tried before it replaces the one in `place`.
+#[must_use]
+pub fn examine_as(directory: &Path, place: &Path) -> Examined {
     let caller = Caller::current();
-    let (texts, found) = directory::read(directory, &caller);
+    let (mut texts, mut found) = directory::read(directory, &caller);
+    if place != directory {
+        texts.stand_in(place, &caller, &mut found);
+    }
     compile::compile(&texts, &Files::Disk(caller), found)
 }
 

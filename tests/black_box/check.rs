@@ -1,6 +1,9 @@
 //! What `check` finds, and where it says that it is. Bad policies that `serve` refuses too are in `command_line`.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use crate::command_line::{ROUTE, check, site};
+use crate::support::bridgeward;
 
 #[test]
 fn errors_of_certificates_are_shown_beside_all_others_at_the_key_that_names_the_file() {
@@ -70,4 +73,31 @@ fn a_working_directory_that_is_not_there_is_a_warning_and_one_that_is_a_file_an_
         assert_eq!(code, Some(1), "{text}");
         assert!(text.contains(&format!("`{file}` is not a directory")), "{text}");
     }
+}
+
+#[test]
+fn a_policy_can_be_tried_before_it_replaces_another() {
+    let site = site();
+    site.route("x", ROUTE);
+    let next = site.path("next");
+    std::fs::create_dir_all(next.join("routes")).unwrap();
+    let place = site.dir.path();
+    let try_it = |text: &str| {
+        std::fs::copy(site.path("gateway.toml"), next.join("gateway.toml")).unwrap();
+        site.write("next/routes/y.toml", text, 0o644);
+        let arguments = ["check", "--policy", next.to_str().unwrap(), "--as", place.to_str().unwrap()];
+        let output = bridgeward(&arguments);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    // Its certificates are named relative to the place: it has none of its own.
+    assert_eq!(try_it(ROUTE), (Some(0), String::new()));
+    let (code, text) = try_it(&ROUTE.replace("method", "methud"));
+    assert_eq!(code, Some(1));
+    assert!(text.contains(&format!("{}:1:1", site.path("routes/y.toml").display())), "{text}");
+    // What stands there now has no part in it, but for who may write there.
+    site.route("x", "nonsense");
+    assert_eq!(try_it(ROUTE), (Some(0), String::new()));
+    std::fs::set_permissions(place, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let (code, text) = try_it(ROUTE);
+    assert!(code == Some(1) && text.contains("others may write in"), "{text}");
 }
