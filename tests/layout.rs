@@ -40,17 +40,18 @@ struct Source {
     text: String,
 }
 
-fn sources() -> Vec<Source> {
-    fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                walk(&path, found);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push(path);
-            }
+fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            walk(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
         }
     }
+}
+
+fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut paths = Vec::new();
     walk(&root, &mut paths);
@@ -177,4 +178,34 @@ fn lints_are_lifted_only_where_the_reason_is_known() {
     let places: BTreeSet<_> = sources().into_iter().filter(lifted).map(|source| source.path).collect();
     let expected = ["clock.rs", "executor/spawn.rs"].map(PathBuf::from);
     assert_eq!(places, BTreeSet::from(expected));
+}
+
+/// The third column of the table in `SECURITY.md`: names of tests, beginnings of names, and directories.
+#[test]
+fn the_tests_that_the_threat_table_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for directory in ["src", "tests"] {
+        walk(&root.join(directory), &mut files);
+    }
+    let all: String = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let page = fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let mut named = 0;
+    for row in page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| threat |")) {
+        let column = row.trim_end_matches('|').rsplit(" | ").next().unwrap();
+        let names: Vec<&str> = column.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "nothing shows it: {row}");
+        for name in names {
+            let is_there = if name.contains('/') {
+                root.join(name).exists()
+            } else if name.ends_with('_') {
+                all.contains(&format!("    fn {name}")) || all.contains(&format!("\nfn {name}"))
+            } else {
+                all.contains(&format!("fn {name}("))
+            };
+            assert!(is_there, "`{name}` is no test: {row}");
+            named += 1;
+        }
+    }
+    assert!(named > 30, "the table was not found");
 }

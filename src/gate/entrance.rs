@@ -103,7 +103,8 @@ impl Threshold {
             Ok(()) => match body::read(body, &self.bodies).await {
                 Err(body::Exhausted) => (Err(Rejection::Flood(Flood::Bodies)), true),
                 Ok(body) => {
-                    let closes = body.whole().is_none();
+                    // A target in absolute form names a host of its own: nothing more is taken from such a sender.
+                    let closes = body.whole().is_none() || head.parts.uri.authority().is_some();
                     (enter(stack, Arrived { head, body }).await, closes)
                 }
             },

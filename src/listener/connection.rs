@@ -1,7 +1,7 @@
 //! One connection: handshake, whose it is, HTTP/1.1, end.
 //!
 //! Hands every request to the service together with the [`Peer`]. Knows no routes and answers nothing itself, but for
-//! hyper's fixed answers to what is not HTTP.
+//! hyper's fixed answers to what is not HTTP, or not framed as it should be.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -9,12 +9,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -22,6 +23,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
+use super::framing::Framed;
 use super::phase::{Answer, Phase};
 use super::seldom::Seldom;
 use super::shares::{Holder, Share, Shares};
@@ -96,12 +98,7 @@ impl Desk {
                 Ok::<_, Infallible>(response.map(|body| Answer { body, _busy: busy }))
             }
         });
-        let connection = http1::Builder::new()
-            .max_headers(MOST_HEADERS)
-            .max_buf_size(LARGEST_HEAD)
-            .header_read_timeout(None)
-            .serve_connection(TokioIo::new(stream), requests);
-        let mut connection = pin!(connection);
+        let mut connection = pin!(converse(stream, requests));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = close.cancelled() => {
@@ -148,6 +145,23 @@ impl Desk {
         self.complaints
             .say(|left_out| tracing::debug!(source = %address, left_out, "connection ended: {why}"));
     }
+}
+
+/// HTTP/1.1 over any stream, as every connection speaks it; times nothing.
+pub fn converse<T, S, B>(stream: T, service: S) -> http1::Connection<TokioIo<Framed<T>>, S>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    http1::Builder::new()
+        .max_headers(MOST_HEADERS)
+        .max_header_size(LARGEST_HEAD)
+        .max_buf_size(LARGEST_HEAD)
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(Framed::new(stream, LARGEST_HEAD)), service)
 }
 
 /// Makes small answers leave at once, and acknowledges the end of the handshake at once: without session tickets

@@ -32,6 +32,7 @@ mod bind;
 mod connection;
 #[cfg(test)]
 mod fixture;
+mod framing;
 mod phase;
 mod seldom;
 mod shares;
@@ -42,6 +43,8 @@ mod tls;
 
 pub use bind::{BindError, bind};
 use connection::Desk;
+pub use connection::converse;
+pub use framing::Framed;
 use seldom::Seldom;
 use shares::{Holder, Shares};
 use stream::Patience;

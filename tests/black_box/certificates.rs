@@ -45,7 +45,7 @@ fn a_node_kicks_with_its_certificate() {
     let signed = Signing::new("GET", &gateway.authority(), "/kick", "").header("prefer", "wait=20", false);
     assert_eq!(tls.ask(&signed.request()).json()["steps"][1]["output"], "nobody\n");
     let absolute = gateway.get(&location).replacen("GET /", "GET https://localhost/", 1);
-    assert!(tls.ask(&absolute).is_wall());
+    assert!(gateway.send_as(&node, &absolute).is_wall());
     let stray = gateway.get(&location).replacen("\r\n\r\n", "\r\nsignature: x\r\n\r\n", 1);
     assert!(tls.ask(&stray).is_wall(), "the route has a rule that names a key");
     assert_eq!(tls.ask(&gateway.get(&location)).json(), view);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use bridgeward::trust::mint::{Authority, Issued, Validity};
 use hmac::{Hmac, KeyInit, Mac};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -301,21 +302,37 @@ pub struct Tls(StreamOwned<ClientConnection, TcpStream>);
 
 impl Tls {
     pub fn connect(address: SocketAddr, ca_pem: &str, who: Option<&Issued>) -> std::io::Result<Self> {
+        Self::connect_with(
+            address,
+            ca_pem,
+            who.map(|issued| (issued.certificate.as_str(), issued.key.as_str())),
+        )
+    }
+
+    /// With a chain and a key in PEM.
+    pub fn connect_with(
+        address: SocketAddr,
+        ca_pem: &str,
+        chain_and_key: Option<(&str, &str)>,
+    ) -> std::io::Result<Self> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
             roots.add(certificate.unwrap()).unwrap();
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots);
-        let config = match who {
+        let config = match chain_and_key {
             None => builder.with_no_client_auth(),
-            Some(issued) => {
-                let chain = CertificateDer::pem_slice_iter(issued.certificate.as_bytes());
-                let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
-                builder.with_client_auth_cert(chain.map(Result::unwrap).collect(), key).unwrap()
+            Some((chain, key)) => {
+                let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).map(Result::unwrap).collect();
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+                let key = provider.key_provider.load_private_key(key).unwrap();
+                // Nothing is checked here: odd certificates are the server's to refuse.
+                let certified = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+                builder.with_client_cert_resolver(Arc::new(certified))
             }
         };
         let name = ServerName::try_from("localhost").unwrap();
@@ -367,6 +384,32 @@ impl Tls {
             head.push(byte[0]);
         }
         String::from_utf8(head).unwrap()
+    }
+
+    /// Everything that still comes, up to the end of the connection.
+    pub fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            match self.0.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => rest.extend_from_slice(&buffer[..count]),
+                Err(error) => {
+                    let waited = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+                    assert!(
+                        !waited,
+                        "the connection is still open after {:?}",
+                        String::from_utf8_lossy(&rest)
+                    );
+                    break;
+                }
+            }
+        }
+        String::from_utf8(rest).unwrap()
+    }
+
+    pub fn read_exact(&mut self, buffer: &mut [u8]) -> std::io::Result<()> {
+        self.0.read_exact(buffer)
     }
 
     /// Whether the server has closed the connection, and sent nothing before that.
