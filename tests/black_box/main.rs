@@ -18,6 +18,7 @@ mod hygiene;
 mod lifecycle;
 mod limits;
 mod operators;
+mod oracle;
 mod other_clients;
 mod patience;
 mod signed;
