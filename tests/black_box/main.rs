@@ -17,6 +17,7 @@ mod durable;
 mod hygiene;
 mod lifecycle;
 mod limits;
+mod odd_certificates;
 mod operators;
 mod oracle;
 mod other_clients;
