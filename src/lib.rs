@@ -14,8 +14,9 @@
 //! | [`listener`] | TCP, TLS and HTTP connections, capped and timed | clock, domain, policy, trust |
 //! | [`gate`] | request to permit to receipt: the ordered stack of guards | clock, domain, policy, trust, queue, audit |
 //! | [`executor`] | job to argv to exit; the one place that starts processes | clock, domain, policy, queue, audit |
+//! | [`promote`] | the edit of a value in a control repository, its commit and push | domain, executor |
 //! | [`admin`] | the operators' socket: health, jobs | clock, domain, queue, audit |
-//! | [`app`] | wires the rooms; the order of starting and stopping | all above |
+//! | [`app`] | wires the rooms; the order of starting and stopping | all above but promote |
 //! | [`cli`] | one file a subcommand | all |
 //!
 //! Sibling rooms do not know each other, and nothing imports upward. `tests/layout.rs` holds this table.
@@ -77,5 +78,6 @@ pub mod executor;
 pub mod gate;
 pub mod listener;
 pub mod policy;
+pub mod promote;
 pub mod queue;
 pub mod trust;

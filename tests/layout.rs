@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Room, and the rooms that it may import.
-const MAY_IMPORT: [(&str, &[&str]); 12] = [
+const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("clock", &[]),
     ("domain", &[]),
     ("policy", &["clock", "domain"]),
@@ -17,6 +17,7 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("listener", &["clock", "domain", "policy", "trust"]),
     ("gate", &["clock", "domain", "policy", "trust", "queue", "audit"]),
     ("executor", &["clock", "domain", "policy", "queue", "audit"]),
+    ("promote", &["domain", "executor"]),
     ("admin", &["clock", "domain", "queue", "audit"]),
     (
         "app",
@@ -26,7 +27,7 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
         "cli",
         &[
             "clock", "domain", "policy", "trust", "queue", "audit", "listener", "gate", "executor", "admin",
-            "app",
+            "promote", "app",
         ],
     ),
 ];

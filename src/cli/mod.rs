@@ -16,6 +16,7 @@ pub mod demo;
 mod findings;
 pub mod jobs;
 pub mod log;
+pub mod promote;
 pub mod request;
 pub mod serve;
 pub mod sign;
@@ -52,6 +53,8 @@ enum Command {
     Sign(sign::Args),
     /// See, cancel and repeat the jobs of a running gateway
     Jobs(jobs::Args),
+    /// Set values in a YAML file of a control repository, commit, and push
+    Promote(promote::Args),
     /// Verify the chain of an audit log
     Audit(audit::Args),
     /// Make a development CA, server and client certificates and a CRL
@@ -68,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Call(args) => call::run(&args),
         Command::Sign(args) => sign::run(&args),
         Command::Jobs(args) => jobs::run(&args),
+        Command::Promote(args) => promote::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Certs(args) => certs::run(&args).map(|()| ExitCode::SUCCESS),
     };

@@ -29,5 +29,5 @@ mod persist;
 mod program;
 mod run;
 pub mod spawn;
-mod step;
+pub mod step;
 pub mod worker;

@@ -21,24 +21,24 @@ const LINGER: Duration = Duration::from_millis(500);
 
 /// How long a process may go on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub struct Patience {
     /// Until TERM.
-    pub(super) time: Duration,
+    pub time: Duration,
     /// From TERM to KILL.
-    pub(super) stop_grace: Duration,
+    pub stop_grace: Duration,
 }
 
 /// A step that has ended.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub struct Ended {
     /// How.
-    pub(super) exit: Exit,
+    pub exit: Exit,
     /// What was kept of its output.
-    pub(super) output: Vec<u8>,
+    pub output: Vec<u8>,
     /// How many bytes were not.
-    pub(super) dropped: u64,
+    pub dropped: u64,
     /// Whether it was ended because the worker stops.
-    pub(super) interrupted: bool,
+    pub interrupted: bool,
 }
 
 /// Why a process is ended before it ends by itself.
@@ -52,7 +52,7 @@ enum Cut {
 ///
 /// # Errors
 /// When it could not be started.
-pub(super) async fn execute(
+pub async fn execute(
     argv: &Argv,
     conditions: &Conditions,
     patience: Patience,

@@ -22,6 +22,7 @@ mod operators;
 mod oracle;
 mod other_clients;
 mod patience;
+mod promote;
 mod signed;
 mod support;
 mod wall;
