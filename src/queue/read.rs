@@ -108,7 +108,7 @@ fn find(connection: &mut Connection, job: JobId) -> Result<Option<Found>, Unavai
     )?;
     let rows = statement.query_map([seq], |row| {
         let text = |column| row.get::<_, String>(column);
-        Ok((text(0)?, text(1)?, row.get::<_, Option<String>>(2)?))
+        Ok((text(0)?, text(1)?, text(2)?))
     })?;
     let mut submitters = Vec::new();
     for row in rows {
@@ -116,11 +116,7 @@ fn find(connection: &mut Connection, job: JobId) -> Result<Option<Found>, Unavai
         submitters.push(Submitter {
             identity: stored::identity(&identity)?,
             proofs: stored::json(&proofs)?,
-            // A former form did not write them down: whoever submitted a job was the only one.
-            parameters: match parameters {
-                Some(parameters) => stored::json(&parameters)?,
-                None => view.parameters.clone(),
-            },
+            parameters: stored::json(&parameters)?,
         });
     }
     Ok(Some(Found { view, submitters }))

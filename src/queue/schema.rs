@@ -10,16 +10,15 @@ use rusqlite::{Connection, TransactionBehavior};
 const APPLICATION: i64 = 0x6272_5767;
 
 /// The form of the tables (`PRAGMA user_version`) that this program reads and writes.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 1;
 
-/// What leads from each form to the next; the first one from an empty database.
-const FORMS: [&str; 2] = [FORM_1, FORM_2];
-
-const FORM_1: &str = "
+const TABLES: &str = "
 -- seq is the order of acceptance. `claimed` and `started` are separate marks. `expires_at` is null once a job may no
 -- longer be given up. `likeness` tells equal jobs, `stdin` is a body for the command, `retry_of` names the job that an
--- operator repeated, `attempt` counts runs from 1, `not_before` delays one.
--- `reason` says why a job ended as it did; `recorded` is when its end was put on record elsewhere.
+-- operator repeated, `attempt` counts runs from 1, `not_before` delays one, `awaits` is a file that holds it while it
+-- exists. `reason` says why a job ended as it did; `recorded` is when its end was put on record elsewhere, and `closing`
+-- the step whose end goes there together with the job's. `keeps` counts the bytes of output that a finished job keeps; it
+-- is -1 once they are discarded.
 CREATE TABLE jobs (
     seq         INTEGER PRIMARY KEY,
     id          TEXT    NOT NULL UNIQUE,
@@ -33,6 +32,7 @@ CREATE TABLE jobs (
     idempotent  INTEGER NOT NULL,
     likeness    BLOB,
     stdin       BLOB,
+    awaits      BLOB,
     retry_of    TEXT,
     attempt     INTEGER NOT NULL DEFAULT 1,
     not_before  INTEGER,
@@ -42,7 +42,9 @@ CREATE TABLE jobs (
     started     INTEGER,
     finished    INTEGER,
     reason      TEXT,
-    recorded    INTEGER
+    closing     INTEGER,
+    recorded    INTEGER,
+    keeps       INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX jobs_waiting  ON jobs (lock, seq)   WHERE state = 'queued' AND claimed IS NULL;
 CREATE INDEX jobs_expiring ON jobs (expires_at)
@@ -50,15 +52,17 @@ CREATE INDEX jobs_expiring ON jobs (expires_at)
 CREATE INDEX jobs_active   ON jobs (seq)         WHERE claimed IS NOT NULL AND finished IS NULL;
 CREATE INDEX jobs_unrecorded ON jobs (finished) WHERE finished IS NOT NULL AND recorded IS NULL;
 CREATE INDEX jobs_finished ON jobs (finished)    WHERE finished IS NOT NULL;
+CREATE INDEX jobs_keeping  ON jobs (finished, keeps) WHERE keeps > 0;
 
--- Everyone who submitted or joined a job, the first one included.
+-- Everyone who submitted or joined a job, the first one included, each once; `parameters` are the submitter's own.
 CREATE TABLE submitters (
-    job      INTEGER NOT NULL,
-    identity TEXT    NOT NULL,
-    proofs   TEXT    NOT NULL,
-    joined   INTEGER NOT NULL
+    job        INTEGER NOT NULL,
+    identity   TEXT    NOT NULL,
+    proofs     TEXT    NOT NULL,
+    joined     INTEGER NOT NULL,
+    parameters TEXT    NOT NULL
 ) STRICT;
-CREATE INDEX submitters_job ON submitters (job);
+CREATE UNIQUE INDEX submitters_once ON submitters (job, identity);
 
 -- Finished steps; `dropped` counts the bytes of output that were not kept.
 CREATE TABLE steps (
@@ -91,36 +95,9 @@ CREATE TABLE floors (
     created INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Locks that somebody holds or waits for. `head` is the seq of the first waiting job.
-CREATE TABLE locks (
-    lock        TEXT PRIMARY KEY,
-    concurrency INTEGER NOT NULL,
-    active      INTEGER NOT NULL,
-    waiting     INTEGER NOT NULL,
-    head        INTEGER
-) STRICT, WITHOUT ROWID;
-CREATE INDEX locks_ready ON locks (head) WHERE head IS NOT NULL AND active < concurrency;
-";
-
-/// A job has several submitters, each once; the head of a lock's line can be held; outputs are discarded before their jobs.
-const FORM_2: &str = "
--- `parameters` are the submitter's own; null in rows of form 1, where they are the job's.
-ALTER TABLE submitters ADD COLUMN parameters TEXT;
-DROP INDEX submitters_job;
-CREATE UNIQUE INDEX submitters_once ON submitters (job, identity);
-
--- A file: the job is held while it exists.
-ALTER TABLE jobs ADD COLUMN awaits BLOB;
-
--- Bytes of output that a finished job keeps; -1 once they are discarded.
-ALTER TABLE jobs ADD COLUMN keeps INTEGER NOT NULL DEFAULT 0;
-UPDATE jobs SET keeps = (SELECT COALESCE(SUM(LENGTH(output)), 0) FROM steps WHERE job = seq)
-    WHERE finished IS NOT NULL;
-CREATE INDEX jobs_keeping ON jobs (finished, keeps) WHERE keeps > 0;
-
--- Filled anew whenever the queue is opened. `not_before` and `awaits` are those of the head, the former until it is over:
--- a head that is held by either holds its lock.
-DROP TABLE locks;
+-- Locks that somebody holds or waits for; filled anew whenever the queue is opened. `head` is the seq of the first waiting
+-- job. `not_before` and `awaits` are those of the head, the former until it is over: a head that is held by either holds
+-- its lock.
 CREATE TABLE locks (
     lock        TEXT PRIMARY KEY,
     concurrency INTEGER NOT NULL,
@@ -140,7 +117,7 @@ CREATE INDEX locks_delayed ON locks (not_before) WHERE not_before IS NOT NULL;
 /// What stands in a database file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// The tables above, perhaps made or brought up to date just now.
+    /// The tables above, perhaps made just now.
     Current,
     /// Tables of a later program.
     Newer(i64),
@@ -148,22 +125,19 @@ pub(super) enum Form {
     Foreign,
 }
 
-/// Makes the tables in an empty database, brings those of a former program up to date, and tells what stands in another.
+/// Makes the tables in an empty database, and tells what stands in another.
 pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<Form> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let pragma = |name: &str| transaction.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
     let tables: i64 = transaction.query_row("SELECT COUNT(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    let form = match (application, version, tables) {
-        (0, 0, 0) => 0,
+    match (application, version, tables) {
+        (0, 0, 0) => {}
         (APPLICATION, VERSION, _) => return Ok(Form::Current),
         (APPLICATION, newer, _) if newer > VERSION => return Ok(Form::Newer(newer)),
-        (APPLICATION, older @ 1.., _) => usize::try_from(older).unwrap_or(FORMS.len()),
         _ => return Ok(Form::Foreign),
-    };
-    for step in FORMS.iter().skip(form) {
-        transaction.execute_batch(step)?;
     }
+    transaction.execute_batch(TABLES)?;
     transaction.pragma_update(None, "application_id", APPLICATION)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()?;
@@ -179,31 +153,6 @@ mod tests {
         let mut connection = Connection::open_in_memory().unwrap();
         assert_eq!(prepare(&mut connection).unwrap(), Form::Current);
         assert_eq!(prepare(&mut connection).unwrap(), Form::Current);
-    }
-
-    #[test]
-    fn every_former_form_is_brought_up_to_date() {
-        let shape = |connection: &Connection| -> Vec<String> {
-            let mut statement = connection
-                .prepare("SELECT name || ' ' || COALESCE(sql, '') FROM sqlite_schema ORDER BY name")
-                .unwrap();
-            let rows = statement.query_map([], |row| row.get(0)).unwrap();
-            rows.map(Result::unwrap).collect()
-        };
-        let mut fresh = Connection::open_in_memory().unwrap();
-        prepare(&mut fresh).unwrap();
-        assert_eq!(VERSION, i64::try_from(FORMS.len()).unwrap());
-        for former in 1..VERSION {
-            let mut connection = Connection::open_in_memory().unwrap();
-            for step in &FORMS[..usize::try_from(former).unwrap()] {
-                connection.execute_batch(step).unwrap();
-            }
-            connection.pragma_update(None, "application_id", APPLICATION).unwrap();
-            connection.pragma_update(None, "user_version", former).unwrap();
-            assert_eq!(prepare(&mut connection).unwrap(), Form::Current);
-            assert_eq!(shape(&connection), shape(&fresh));
-            assert_eq!(prepare(&mut connection).unwrap(), Form::Current);
-        }
     }
 
     #[test]
