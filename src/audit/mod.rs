@@ -243,8 +243,16 @@ impl Recorder {
     /// # Errors
     /// When it could not be written; then nothing may happen that relies on it.
     pub async fn durable(&self, record: Record) -> Result<(), Unwritable> {
+        self.all_durable(&[record]).await
+    }
+
+    /// Puts records on the disk, one after the other and all of them or none: they are durable when this returns.
+    ///
+    /// # Errors
+    /// When they could not be written; then nothing may happen that relies on them.
+    pub async fn all_durable(&self, records: &[Record]) -> Result<(), Unwritable> {
         let (reply, written) = oneshot::channel();
-        let entry = self.entry(&record, Some(reply))?;
+        let entry = self.entry(records, Some(reply))?;
         self.send(entry, written).await
     }
 
@@ -254,7 +262,7 @@ impl Recorder {
     /// Why it could not.
     pub async fn writable(&self) -> Result<(), Unwritable> {
         let (reply, written) = oneshot::channel();
-        let entry = Entry { at: self.0.clock.now(), fields: None, reply: Some(reply) };
+        let entry = Entry { at: self.0.clock.now(), lines: Vec::new(), reply: Some(reply) };
         self.send(entry, written).await
     }
 
@@ -274,16 +282,15 @@ impl Recorder {
         written.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    /// Notes a record without waiting for the disk. Refusals of strangers beyond the rate, or beyond the room, are
+    /// Notes a record without waiting for the disk: it is written together with the next durable one, or soon. Refusals of strangers beyond the rate, or beyond the room, are
     /// counted and become one `refusals` line; any other record for which there is no room is counted as `omitted`.
-    #[expect(clippy::needless_pass_by_value, reason = "a record is given away, here as to `durable`")]
     pub fn note(&self, record: Record) {
         let stranger = matches!(record, Record::Refused { identity: None, .. });
         if stranger && (self.0.strangers.check().is_err() || self.0.entries.capacity() <= ROOM / 2) {
             self.0.counts.refused();
             return;
         }
-        let sent = self.entry(&record, None).is_ok_and(|entry| self.0.entries.try_send(entry).is_ok());
+        let sent = self.entry(&[record], None).is_ok_and(|entry| self.0.entries.try_send(entry).is_ok());
         if !sent {
             self.0.counts.omitted(1);
         }
@@ -299,12 +306,13 @@ impl Recorder {
 
     fn entry(
         &self,
-        record: &Record,
+        records: &[Record],
         reply: Option<oneshot::Sender<Result<(), Unwritable>>>,
     ) -> Result<Entry, Unwritable> {
-        let fields = line::fields(record).map_err(|error| Unwritable(error.to_string()))?;
-        event::tell(record);
-        Ok(Entry { at: self.0.clock.now(), fields: Some(fields), reply })
+        let lines = records.iter().map(line::fields).collect::<Result<_, _>>();
+        let lines = lines.map_err(|error| Unwritable(error.to_string()))?;
+        records.iter().for_each(event::tell);
+        Ok(Entry { at: self.0.clock.now(), lines, reply })
     }
 }
 

@@ -24,14 +24,17 @@ const BATCH: usize = 256;
 /// Most noted records that are held while the file cannot be written.
 const HELD: usize = 1024;
 
+/// How long a noted record waits for one that has to be written anyhow.
+const COMPANY: Duration = Duration::from_millis(10);
+
 /// Time before a write that failed is tried again without being asked.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// A record on its way to the file.
 pub(super) struct Entry {
     pub(super) at: Timestamp,
-    /// The fields as a JSON object; `None` only asks whether a line could be written.
-    pub(super) fields: Option<String>,
+    /// A line each, the fields as a JSON object; none only asks whether a line could be written.
+    pub(super) lines: Vec<String>,
     /// Who waits for it; nobody for a note.
     pub(super) reply: Option<oneshot::Sender<Result<(), Unwritable>>>,
 }
@@ -78,6 +81,13 @@ impl HeadOnDisk {
     }
 }
 
+/// What the writer does next.
+enum Next {
+    Entries,
+    Write,
+    Stop,
+}
+
 /// The writer's belongings.
 pub(super) struct Writer {
     log: Log,
@@ -111,23 +121,40 @@ impl Writer {
     /// Works until `stop`, then writes what was already given and counted, and ends.
     pub(super) fn run(mut self, mut entries: mpsc::Receiver<Entry>, stop: &CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
+        let mut notes_due = None;
         loop {
             let (pause, pending) = (self.pause(), self.counts_due.is_some() || !self.held.is_empty());
             let counts = &self.counts;
             let listening = self.counts_due.is_none();
-            let open = self.runtime.block_on(async {
+            let room = BATCH - batch.len();
+            let next = self.runtime.block_on(async {
+                let notes_are_due = async {
+                    match notes_due {
+                        Some(due) => tokio::time::sleep_until(due).await,
+                        None => std::future::pending().await,
+                    }
+                };
                 tokio::select! {
                     biased;
-                    () = stop.cancelled() => false,
-                    received = entries.recv_many(&mut batch, BATCH) => received > 0,
-                    () = counts.changed.notified(), if listening => true,
-                    () = tokio::time::sleep(pause), if pending => true,
+                    () = stop.cancelled() => Next::Stop,
+                    received = entries.recv_many(&mut batch, room) => {
+                        if received > 0 { Next::Entries } else { Next::Stop }
+                    }
+                    () = counts.changed.notified(), if listening => Next::Write,
+                    () = tokio::time::sleep(pause), if pending => Next::Write,
+                    () = notes_are_due => Next::Write,
                 }
             });
-            if !open {
-                break;
+            match next {
+                Next::Stop => break,
+                Next::Entries if batch.len() < BATCH && batch.iter().all(|entry| entry.reply.is_none()) => {
+                    notes_due.get_or_insert_with(|| tokio::time::Instant::now() + COMPANY);
+                }
+                Next::Entries | Next::Write => {
+                    notes_due = None;
+                    self.turn(&mut batch, false);
+                }
             }
-            self.turn(&mut batch, false);
         }
         entries.close();
         while let Some(entry) = entries.blocking_recv() {
@@ -169,7 +196,10 @@ impl Writer {
             return;
         }
         let now = self.clock.now();
-        let lines = || entries.iter().filter_map(|entry| Some((entry.at, entry.fields.as_deref()?)));
+        let lines = || {
+            let all = entries.iter().flat_map(|entry| entry.lines.iter().map(|line| (entry.at, line)));
+            all.map(|(at, line)| (at, line.as_str()))
+        };
         if self.failing && counted.is_empty() && lines().next().is_none() {
             // Whether a line can be written is found out by writing one.
             counted.push(own(Own::Resumed));
@@ -223,7 +253,7 @@ impl Writer {
                 Some(reply) => {
                     let _ = reply.send(Err(Unwritable(reason.to_owned())));
                 }
-                None if entry.fields.is_none() => {}
+                None if entry.lines.is_empty() => {}
                 None if self.held.len() < HELD => self.held.push(Entry { reply: None, ..entry }),
                 None => lost += 1,
             }
@@ -248,7 +278,7 @@ mod tests {
         let counts = Arc::new(Counts::default());
         let mut writer = Writer::new(log, clock, runtime, Arc::clone(&counts), Duration::from_secs(1));
         let entry =
-            |fields: &str| Entry { at: Timestamp::UNIX_EPOCH, fields: Some(fields.into()), reply: None };
+            |fields: &str| Entry { at: Timestamp::UNIX_EPOCH, lines: vec![fields.into()], reply: None };
         let durable = |fields: &str| {
             let (reply, told) = oneshot::channel();
             (Entry { reply: Some(reply), ..entry(fields) }, told)

@@ -1,4 +1,5 @@
 //! Puts the end of every job on record: of those that ran, that expired, that were cancelled, and that a crash interrupted.
+//! The end of a run's last step goes with it.
 //!
 //! An end is recorded after it is true, and marked after it is recorded: a crash in between repeats the statement, and
 //! never contradicts it. Decides nothing about jobs.
@@ -38,16 +39,21 @@ async fn record_next(store: &Store, recorder: &Recorder) -> Result<bool, NotNow>
         tracing::warn!(%error, "the ends of jobs cannot be read; they are put on record later");
         NotNow
     })?;
-    let jobs: Vec<_> = ends.iter().map(|end| end.job).collect();
-    for Unrecorded { job, route, state, reason } in ends {
-        recorder.durable(Record::Finished { job, route, state, reason }).await.map_err(|error| {
-            tracing::warn!(%error, "the end of a job is put on record later");
-            NotNow
-        })?;
+    let (mut jobs, mut records) = (Vec::new(), Vec::new());
+    for Unrecorded { job, route, state, reason, closing } in ends {
+        jobs.push(job);
+        if let Some((step, exit)) = closing {
+            records.push(Record::Ended { job, route: route.clone(), step, exit });
+        }
+        records.push(Record::Finished { job, route, state, reason });
     }
     if jobs.is_empty() {
         return Ok(false);
     }
+    recorder.all_durable(&records).await.map_err(|error| {
+        tracing::warn!(%error, "the ends of jobs are put on record later");
+        NotNow
+    })?;
     store.mark_recorded(jobs).await.map(|()| true).map_err(|error| {
         tracing::warn!(%error, "ends of jobs are recorded, but not marked as such; they are recorded again");
         NotNow

@@ -53,18 +53,13 @@ pub(super) enum Ending {
     },
 }
 
-/// Where each step is written down before it starts and after it has ended.
+/// Where each step is written down: its start before it starts, its end before anything else of the job happens.
 pub(super) trait Ledger: Sync {
     /// Makes the start of a step durable; `step` counts from 1.
     fn starting(&self, step: usize, argv: &Argv) -> impl Future<Output = Result<(), GivenUp>> + Send;
 
-    /// Makes the end of a step durable; `step` counts from 1.
-    fn ended(
-        &self,
-        step: usize,
-        argv: &Argv,
-        ended: Ended,
-    ) -> impl Future<Output = Result<(), GivenUp>> + Send;
+    /// Takes the end of a step, to be written down with what follows it; `step` counts from 1.
+    fn ended(&self, step: usize, argv: &Argv, ended: Ended);
 }
 
 impl Plan {
@@ -132,9 +127,7 @@ pub(super) async fn execute(plan: &Plan, ledger: &impl Ledger, interrupt: &Cance
         };
         time = time.saturating_sub(began.elapsed());
         let (exit, interrupted) = (ended.exit, ended.interrupted);
-        if ledger.ended(step, argv, ended).await.is_err() {
-            return Ending::Left;
-        }
+        ledger.ended(step, argv, ended);
         if interrupted {
             return Ending::because(State::Interrupted, format!("the worker stopped during step {step}"));
         }
@@ -186,8 +179,9 @@ mod tests {
             self.write(format!("starting {step}"))
         }
 
-        async fn ended(&self, step: usize, _: &Argv, ended: Ended) -> Result<(), GivenUp> {
-            self.write(format!("ended {step}: {}, {}+{}", ended.exit, ended.output.len(), ended.dropped))
+        fn ended(&self, step: usize, _: &Argv, ended: Ended) {
+            let entry = format!("ended {step}: {}, {}+{}", ended.exit, ended.output.len(), ended.dropped);
+            self.entries.lock().unwrap().push(entry);
         }
     }
 

@@ -28,7 +28,7 @@ use crate::domain::argv::Argv;
 use crate::domain::job::{Exit, JobId, State};
 use crate::domain::name::RouteName;
 use crate::policy::Policy;
-use crate::queue::sqlite::{Claim, StepRecord, Store};
+use crate::queue::sqlite::{Claim, End, StepRecord, Store};
 
 /// Why a job ended as `cancelled`; who asked for it stands in the audit log.
 const CANCELLED: &str = "an operator cancelled it";
@@ -155,10 +155,11 @@ impl Worker {
         // Stops what runs when the worker has no more patience, or when an operator cancels this one job.
         let interrupt = stops.runs.child_token();
         let mut cancellable = self.store.cancellable(job, interrupt.clone());
+        let kept = Kept::default();
         let mut ending = if cancellable.is_cancelled() {
             Ending::because(State::Cancelled, CANCELLED)
         } else {
-            contained(Arc::clone(&self).run(claim, stops.clone(), interrupt)).await
+            contained(Arc::clone(&self).run(claim, stops.clone(), interrupt, kept.clone())).await
         };
         let cancelled = match ending {
             // The next run registers itself, and hears of a wish that comes from now on.
@@ -172,10 +173,8 @@ impl Worker {
         let written = match ending {
             Ending::Final { state, reason } => {
                 tracing::debug!(%state, seconds, "the job has ended");
-                until_written("a job's state", &stops.runs, || {
-                    self.store.finish_because(job, state, reason.clone())
-                })
-                .await
+                let end = End { state, reason, closing: kept.take() };
+                until_written("a job's state", &stops.runs, || self.store.finish(job, end.clone())).await
             }
             Ending::Again { delay, reason } => {
                 tracing::info!(
@@ -185,16 +184,28 @@ impl Worker {
                     seconds,
                     "the run has failed; the job is tried again"
                 );
-                self.try_again(job, route, (attempt, delay), reason, &stops).await
+                let retried = Record::Retried { job, route: route.clone(), attempt, reason };
+                self.record(job, &route, kept.take(), Some(retried), &stops.runs).await.and(
+                    until_written("a job's next attempt", &stops.runs, || {
+                        self.store.retry(job, attempt, delay)
+                    })
+                    .await,
+                )
             }
-            Ending::Left => Err(GivenUp),
+            Ending::Left => self.record(job, &route, kept.take(), None, &stops.runs).await.and(Err(GivenUp)),
         };
         if written.is_err() {
             tracing::warn!("the job is left as it is; the next start of a worker takes it up");
         }
     }
 
-    async fn run(self: Arc<Self>, claim: Claim, stops: Stops, interrupt: CancellationToken) -> Ending {
+    async fn run(
+        self: Arc<Self>,
+        claim: Claim,
+        stops: Stops,
+        interrupt: CancellationToken,
+        kept: Kept,
+    ) -> Ending {
         let Claim { route, identity, proofs, parameters, .. } = &claim;
         let agreed = match agree(&self.policy, Asked { route, identity, proofs, parameters }) {
             Ok(agreed) => agreed,
@@ -206,6 +217,7 @@ impl Worker {
             claim: &claim,
             rule: agreed.rule,
             stops: &stops,
+            kept,
             last: Mutex::default(),
         };
         let retry = &agreed.route.run.retry;
@@ -223,18 +235,40 @@ impl Worker {
         }
     }
 
-    /// Writes down that a run failed, and lets its job wait for the next.
-    async fn try_again(
+    /// Puts the end of a step on record, if there is one, together with what follows it; then stores its output.
+    async fn record(
         &self,
         job: JobId,
-        route: RouteName,
-        (attempt, delay): (u32, Duration),
-        reason: Option<String>,
-        stops: &Stops,
+        route: &RouteName,
+        step: Option<(usize, StepRecord)>,
+        next: Option<Record>,
+        ending: &CancellationToken,
     ) -> Result<(), GivenUp> {
-        let record = Record::Retried { job, route, attempt, reason };
-        until_written("the end of a run", &stops.runs, || self.recorder.durable(record.clone())).await?;
-        until_written("a job's next attempt", &stops.runs, || self.store.retry(job, attempt, delay)).await
+        let ended = step.as_ref().map(|(step, ended)| {
+            let (route, step, exit) = (route.clone(), *step, ended.exit);
+            Record::Ended { job, route, step, exit }
+        });
+        let records: Vec<Record> = ended.into_iter().chain(next).collect();
+        if records.is_empty() {
+            return Ok(());
+        }
+        until_written("the course of a run", ending, || self.recorder.all_durable(&records)).await?;
+        let Some((number, step)) = step else { return Ok(()) };
+        until_written("a step's output", ending, || self.store.record_step(job, number, step.clone())).await
+    }
+}
+
+/// The last step that has ended, until it is written down: with the start of the next one, or with the end of the job.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Option<(usize, StepRecord)>>>);
+
+impl Kept {
+    fn keep(&self, step: usize, ended: StepRecord) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((step, ended));
+    }
+
+    fn take(&self) -> Option<(usize, StepRecord)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -245,6 +279,7 @@ struct JobLedger<'a> {
     /// Which entry of the route's `allow` lets it run.
     rule: usize,
     stops: &'a Stops,
+    kept: Kept,
     /// How the last step ended.
     last: Mutex<Option<Exit>>,
 }
@@ -259,7 +294,6 @@ impl Ledger for JobLedger<'_> {
     /// The first start is durable in the audit log, then in the queue. Should the worker die in between, the job is still
     /// only claimed, and is run rather than lost.
     async fn starting(&self, step: usize, argv: &Argv) -> Result<(), GivenUp> {
-        let Worker { store, recorder, .. } = self.worker;
         if step == 1 && self.stops.claims.is_cancelled() {
             return Err(GivenUp);
         }
@@ -274,27 +308,18 @@ impl Ledger for JobLedger<'_> {
             step,
             argv: argv.to_list(),
         };
-        until_written("the start of a step", ending, || recorder.durable(record.clone())).await?;
+        self.worker.record(job, route, self.kept.take(), Some(record), ending).await?;
         if step == 1 {
-            until_written("the start of a job", ending, || store.start(job)).await?;
+            until_written("the start of a job", ending, || self.worker.store.start(job)).await?;
         }
         Ok(())
     }
 
-    async fn ended(&self, step: usize, argv: &Argv, ended: Ended) -> Result<(), GivenUp> {
-        let Worker { store, recorder, .. } = self.worker;
+    fn ended(&self, step: usize, argv: &Argv, ended: Ended) {
         let Ended { exit, output, dropped, .. } = ended;
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
         tracing::debug!(step, kept = output.len(), dropped, "the step's output is complete");
-        let (job, route) = (self.claim.job, self.claim.route.clone());
-        let record = Record::Ended { job, route, step, exit };
-        let ending = &self.stops.runs;
-        until_written("the end of a step", ending, || recorder.durable(record.clone())).await?;
-        until_written("a step's output", ending, || {
-            let step_record = StepRecord { argv: argv.to_list(), exit, output: output.clone(), dropped };
-            store.record_step(job, step, step_record)
-        })
-        .await
+        self.kept.keep(step, StepRecord { argv: argv.to_list(), exit, output, dropped });
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::ledger::Ledger;
-use super::sqlite::{Claim, StepRecord};
+use super::sqlite::{Claim, End, StepRecord};
 use super::{Unavailable, stored};
 use crate::domain::job::{JobId, State};
 
@@ -152,19 +152,21 @@ impl Ledger<'_> {
     }
 
     /// Puts a job into a final state and frees its lock; a job that already ended stays as it is.
-    pub(super) fn finish(
-        &mut self,
-        job: JobId,
-        state: State,
-        reason: Option<&str>,
-    ) -> Result<(), Unavailable> {
+    pub(super) fn finish(&mut self, job: JobId, end: &End) -> Result<(), Unavailable> {
+        let End { state, reason, closing } = end;
         if !state.is_final() {
             return Err(Unavailable(format!("{state} is not a final state of job {job}")));
         }
-        if let Some(live) = self.live("WHERE id = ?1 AND finished IS NULL", job.to_string())? {
-            return self.end(&live, state, reason);
+        let Some(live) = self.live("WHERE id = ?1 AND finished IS NULL", job.to_string())? else {
+            return self.must_know(job);
+        };
+        if let Some((number, step)) = closing {
+            self.record_step(job, *number, step)?;
+            self.connection
+                .prepare_cached("UPDATE jobs SET closing = ?2 WHERE seq = ?1")?
+                .execute(params![live.seq, i64::try_from(*number).unwrap_or(i64::MAX)])?;
         }
-        self.must_know(job)
+        self.end(&live, *state, reason.as_deref())
     }
 
     /// Lets a job whose run failed wait for the next one, at its old place and for at least `delay`. It is half done, and

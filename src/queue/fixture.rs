@@ -5,9 +5,11 @@
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::sqlite::{Recovered, Settings, Store};
@@ -18,6 +20,23 @@ use crate::domain::parameters::RawParameters;
 use crate::domain::submission::{Message, MessageId, Submission, Terms};
 
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
+
+/// How long the write-ahead log was at the last commit that waited for the disk.
+#[derive(Clone, Default)]
+pub(super) struct Synced(Arc<AtomicU64>);
+
+impl Synced {
+    pub(super) fn note(&self, connection: &Connection) {
+        let log = format!("{}-wal", connection.path().unwrap());
+        // There is none before the first commit.
+        let length = std::fs::metadata(log).map_or(0, |metadata| metadata.len());
+        self.0.store(length, Ordering::Relaxed);
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// A directory with a database, and a clock that stands still.
 pub(super) struct Place {
@@ -42,7 +61,7 @@ impl Place {
         Store::open(&self.file(), self.settings.clone(), self.clock.clone()).unwrap()
     }
 
-    /// Another place, with the files as a machine that lost power at this moment would find them.
+    /// Another place, with the files as they are when the process dies at this moment.
     pub(super) fn crashed(&self) -> Self {
         let directory = tempfile::tempdir().unwrap();
         for name in ["queue.db", "queue.db-wal"] {
@@ -50,6 +69,19 @@ impl Place {
         }
         let (clock, hands) = Clock::manual(self.clock.now());
         Self { directory, clock, hands, settings: self.settings.clone() }
+    }
+
+    /// How long the write-ahead log is. It only grows, as long as these tests stay too small for a checkpoint.
+    pub(super) fn log_length(&self) -> u64 {
+        std::fs::metadata(self.directory.path().join("queue.db-wal")).unwrap().len()
+    }
+
+    /// As [`Place::crashed`], with the log cut at `length`: what came later had not reached the disk.
+    pub(super) fn without_power(&self, length: u64) -> Self {
+        let place = self.crashed();
+        let log = std::fs::OpenOptions::new().write(true).open(place.directory.path().join("queue.db-wal"));
+        log.unwrap().set_len(length).unwrap();
+        place
     }
 
     /// The same by the key `name`.

@@ -31,6 +31,7 @@ mod stored;
 mod submit;
 mod unrecorded;
 mod waiters;
+mod work;
 mod writer;
 
 /// What the gate asks of whoever keeps the jobs.

@@ -225,7 +225,7 @@ impl Ledger<'_> {
         if !is_claimed {
             // A wish that an earlier run did not hear is fulfilled, too.
             cancels.list().remove(&job);
-            self.finish(job, State::Cancelled, None)?;
+            self.finish(job, &State::Cancelled.into())?;
             return Ok(Some(Cancelled::Now));
         }
         // Should the process die before the run is over, what is cancelled must not run again: the recovery makes it

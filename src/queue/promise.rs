@@ -1,7 +1,7 @@
 //! What coalescing promises, against random interleavings: after every accepted request a run starts later than it.
 //!
-//! Compiled for tests alone. A model says of each step what the store must answer; the promise and the order within a lock
-//! are checked on what happened, and know nothing of how joining works.
+//! Compiled for tests alone. Processes die and machines lose power in between. A model says of each step what the store
+//! must answer; the promise and the order within a lock are checked on what happened, and know nothing of how joining works.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -40,7 +40,10 @@ enum Act {
     Finish(usize, State),
     Retry(usize),
     Advance(u64),
+    /// The process dies.
     Crash,
+    /// The machine does: of what was written since the last durable commit, only so many 255ths reached the disk.
+    PowerLoss(u8),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -57,6 +60,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => any::<usize>().prop_map(Act::Retry),
         2 => (1..30_u64).prop_map(Act::Advance),
         1 => Just(Act::Crash),
+        1 => any::<u8>().prop_map(Act::PowerLoss),
     ]
 }
 
@@ -254,14 +258,20 @@ impl Run {
                 self.place.hands.advance(Duration::from_secs(seconds));
                 model.now += seconds;
             }
-            Act::Crash => {
-                let crashed = self.place.crashed();
-                self.store = crashed.open().0;
-                self.place = crashed;
-                self.model.crash();
+            Act::Crash => self.reopen(self.place.crashed()),
+            Act::PowerLoss(part) => {
+                let synced = store.synced_log();
+                let lost = self.place.log_length() - synced;
+                self.reopen(self.place.without_power(synced + lost * u64::from(part) / 255));
             }
         }
         Ok(())
+    }
+
+    fn reopen(&mut self, place: Place) {
+        self.store = place.open().0;
+        self.place = place;
+        self.model.crash();
     }
 
     async fn submit(

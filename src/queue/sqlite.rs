@@ -1,14 +1,13 @@
 //! The SQLite store: what the executor sees of the queue.
 //!
-//! Every method that changes something returns after the change is durable, or says that it did not happen. Asks
-//! nothing about policies. One process opens it, on a local file system: see `open`.
+//! Every method that changes something returns after the change is durable, or says that it did not happen; where less is
+//! promised, the method says why that is as good. Asks nothing about policies. One process opens it, on a local file system: see `open`.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -18,13 +17,11 @@ use super::operate::Cancels;
 use super::read::Readers;
 pub use super::unrecorded::Unrecorded;
 use super::waiters::Waiters;
-use super::writer::{self, Command, Outlook, Writer};
+pub use super::work::{Claim, End, Recovered, StepRecord};
+use super::writer::{self, Command, Outlook, Promise, Work, Writer};
 use super::{Found, SubmitError, Submitted, Unavailable, open, recovery};
 use crate::clock::Clock;
-use crate::domain::identity::{Identity, Proofs};
-use crate::domain::job::{Exit, JobId, State};
-use crate::domain::name::RouteName;
-use crate::domain::parameters::RawParameters;
+use crate::domain::job::JobId;
 use crate::domain::submission::{Submission, Terms};
 
 /// The jobs of one database file; clones share it. When the last clone is dropped, the writer ends and the file is
@@ -43,50 +40,9 @@ pub struct Settings {
     pub jobs: usize,
 }
 
-/// What was done about jobs that a former process left behind.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recovered {
-    /// Waiting again at their old place: never started, or allowed to start again.
-    pub requeued: Vec<(JobId, RouteName)>,
-    /// Over: they had started.
-    pub interrupted: Vec<(JobId, RouteName)>,
-}
-
-/// A job that is the caller's to start. It holds its lock until it is finished.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// The job.
-    pub job: JobId,
-    /// The route that it was accepted on.
-    pub route: RouteName,
-    /// The raw parameters.
-    pub parameters: RawParameters,
-    /// Who submitted it.
-    pub identity: Identity,
-    /// What was shown, for the worker's own rules.
-    pub proofs: Proofs,
-    /// When it was accepted.
-    pub submitted: Timestamp,
-    /// Which run of it this is, from 1.
-    pub attempt: u32,
-}
-
 /// A sign of which jobs only a file holds; another sign, other jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held(i64);
-
-/// How one step of a run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StepRecord {
-    /// What was executed.
-    pub argv: Vec<String>,
-    /// How it ended.
-    pub exit: Exit,
-    /// The output that is kept.
-    pub output: Vec<u8>,
-    /// How many bytes of output are not kept.
-    pub dropped: u64,
-}
 
 struct Inner {
     commands: mpsc::Sender<Command>,
@@ -97,6 +53,8 @@ struct Inner {
     waiters: Waiters,
     cancels: Cancels,
     clock: Clock,
+    #[cfg(test)]
+    synced: super::fixture::Synced,
 }
 
 impl Store {
@@ -125,7 +83,14 @@ impl Store {
             kept: tally.kept,
             outlook: Arc::clone(&outlook),
             waiters: waiters.clone(),
+            promise: Promise::Durable,
+            #[cfg(test)]
+            synced: super::fixture::Synced::default(),
         };
+        #[cfg(test)]
+        let synced = writer.synced.clone();
+        #[cfg(test)]
+        synced.note(&writer.connection);
         let stopped = stop.clone();
         let thread = std::thread::Builder::new()
             .name("queue-writer".into())
@@ -133,8 +98,18 @@ impl Store {
             .map_err(OpenError::Thread)?;
         let readers = Readers::new(file.to_owned());
         let thread = Mutex::new(Some(thread));
-        let inner =
-            Inner { commands, stop, thread, readers, outlook, waiters, cancels: Cancels::default(), clock };
+        let inner = Inner {
+            commands,
+            stop,
+            thread,
+            readers,
+            outlook,
+            waiters,
+            cancels: Cancels::default(),
+            clock,
+            #[cfg(test)]
+            synced,
+        };
         Ok((Self(Arc::new(inner)), recovered))
     }
 
@@ -186,12 +161,13 @@ impl Store {
         }
     }
 
-    /// Claims the next job durably; `None` when there is none to claim. Jobs that waited too long expire on the way.
+    /// Claims the next job; `None` when there is none to claim. Jobs that waited too long expire on the way. A claim that
+    /// the loss of power undoes was as good as none: no command has started before [`Store::start`] makes both durable.
     ///
     /// # Errors
     /// When the database cannot be written; then nothing is claimed.
     pub async fn claim(&self) -> Result<Option<Claim>, Unavailable> {
-        self.write(|ledger: &mut Ledger<'_>| ledger.claim(None)).await
+        self.write_in_order(|ledger: &mut Ledger<'_>| ledger.claim(None)).await
     }
 
     /// As [`Store::claim`], among the jobs that wait for `file` alone: to be asked once it was seen to be gone.
@@ -199,7 +175,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be written; then nothing is claimed.
     pub async fn claim_freed(&self, file: PathBuf) -> Result<Option<Claim>, Unavailable> {
-        self.write(move |ledger: &mut Ledger<'_>| ledger.claim(Some(&file))).await
+        self.write_in_order(move |ledger: &mut Ledger<'_>| ledger.claim(Some(&file))).await
     }
 
     /// Returns once there are jobs that only a file holds, and others than when it returned `seen`.
@@ -221,7 +197,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn held_by(&self) -> Result<Vec<PathBuf>, Unavailable> {
-        self.write(|ledger: &mut Ledger<'_>| ledger.held_by()).await
+        self.write_in_order(|ledger: &mut Ledger<'_>| ledger.held_by()).await
     }
 
     /// Marks a claimed job durably as started, before its first command.
@@ -232,12 +208,13 @@ impl Store {
         self.write(move |ledger| ledger.start(job)).await
     }
 
-    /// Stores how step `number`, counted from 1, of a running job ended. The same number again replaces it.
+    /// Stores how step `number`, counted from 1, of a running job ended. The same number again replaces it. Durable together
+    /// with the job's end: should power be lost before, the job is over anyhow, or runs again from step one.
     ///
     /// # Errors
     /// When the job is not running, or the database cannot be written: keep the record and try again later.
     pub async fn record_step(&self, job: JobId, number: usize, step: StepRecord) -> Result<(), Unavailable> {
-        self.write(move |ledger| ledger.record_step(job, number, &step)).await
+        self.write_in_order(move |ledger| ledger.record_step(job, number, &step)).await
     }
 
     /// Puts a job into a final state, frees its lock, and wakes whoever waits for either. A job that has already ended
@@ -245,21 +222,9 @@ impl Store {
     ///
     /// # Errors
     /// When the state is not final, there is no such job, or the database cannot be written: then try again later.
-    pub async fn finish(&self, job: JobId, state: State) -> Result<(), Unavailable> {
-        self.finish_because(job, state, None).await
-    }
-
-    /// As [`Store::finish`], with the reason where the state alone does not say it.
-    ///
-    /// # Errors
-    /// As [`Store::finish`].
-    pub async fn finish_because(
-        &self,
-        job: JobId,
-        state: State,
-        reason: Option<String>,
-    ) -> Result<(), Unavailable> {
-        self.write(move |ledger| ledger.finish(job, state, reason.as_deref())).await
+    pub async fn finish(&self, job: JobId, end: impl Into<End>) -> Result<(), Unavailable> {
+        let end = end.into();
+        self.write(move |ledger| ledger.finish(job, &end)).await
     }
 
     /// Returns when jobs have ended whose ends are not on record elsewhere, and never after the store was closed.
@@ -275,15 +240,15 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn next_unrecorded(&self) -> Result<Vec<Unrecorded>, Unavailable> {
-        self.write(|ledger: &mut Ledger<'_>| ledger.next_unrecorded()).await
+        self.write_in_order(|ledger: &mut Ledger<'_>| ledger.next_unrecorded()).await
     }
 
-    /// Marks ends as being on record.
+    /// Marks ends as being on record. Should power be lost soon after, they are named again.
     ///
     /// # Errors
     /// When the database cannot be written; then they are named again.
     pub async fn mark_recorded(&self, jobs: Vec<JobId>) -> Result<(), Unavailable> {
-        self.write(move |ledger| ledger.mark_recorded(&jobs)).await
+        self.write_in_order(move |ledger| ledger.mark_recorded(&jobs)).await
     }
 
     /// Lets a job whose run number `attempt` failed wait for another one, at its old place and for at least `delay`; it no
@@ -315,10 +280,16 @@ impl Store {
         &self.0.readers
     }
 
+    #[cfg(test)]
+    pub(super) fn synced_log(&self) -> u64 {
+        self.0.synced.length()
+    }
+
     pub(super) fn cancels(&self) -> &Cancels {
         &self.0.cancels
     }
 
+    /// Runs `work` in a transaction and returns once it is durable.
     pub(super) async fn write<T, E>(
         &self,
         work: impl FnOnce(&mut Ledger<'_>) -> Result<T, E> + Send + 'static,
@@ -327,8 +298,29 @@ impl Store {
         T: Send + 'static,
         E: From<Unavailable> + Send + 'static,
     {
+        self.command(Promise::Durable, work).await
+    }
+
+    /// Runs `work`, which is as good as not done if the loss of power undoes it, in a transaction that precedes all later
+    /// ones.
+    async fn write_in_order<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Ledger<'_>) -> Result<T, Unavailable> + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        self.command(Promise::Ordered, work).await
+    }
+
+    async fn command<T, E>(
+        &self,
+        promise: Promise,
+        work: impl FnOnce(&mut Ledger<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Unavailable> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        let command: Command = Box::new(move |ledger| {
+        let work: Work = Box::new(move |ledger| {
             let done = ledger.map_err(E::from).and_then(|ledger| ledger.guarded(work));
             Box::new(move |committed| {
                 // Whoever asked may have gone; the job stays.
@@ -336,7 +328,7 @@ impl Store {
             })
         });
         let closed = || E::from(Unavailable("the queue was closed".into()));
-        self.0.commands.send(command).await.map_err(|_| closed())?;
+        self.0.commands.send(Command { promise, work }).await.map_err(|_| closed())?;
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 }
@@ -364,6 +356,7 @@ mod tests {
     use super::super::fixture::{Place, terms};
     use super::super::{How, Submitter};
     use super::*;
+    use crate::domain::job::{Exit, State};
 
     #[tokio::test]
     async fn i5_202_means_durable_a_stored_job_survives_a_crash_at_that_moment() {

@@ -6,7 +6,7 @@ use rusqlite::params;
 
 use super::ledger::Ledger;
 use super::{Unavailable, stored};
-use crate::domain::job::{JobId, State};
+use crate::domain::job::{Exit, JobId, State};
 use crate::domain::name::RouteName;
 
 /// Most ends that are named at once.
@@ -23,6 +23,8 @@ pub struct Unrecorded {
     pub state: State,
     /// Why, where the state alone does not say it.
     pub reason: Option<String>,
+    /// Its last step, counted from 1, and how that ended, where this is not on record either.
+    pub closing: Option<(usize, Exit)>,
 }
 
 impl Ledger<'_> {
@@ -35,17 +37,28 @@ impl Ledger<'_> {
 
     pub(super) fn next_unrecorded(&mut self) -> Result<Vec<Unrecorded>, Unavailable> {
         let mut statement = self.connection.prepare_cached(&format!(
-            "SELECT id, route, state, reason FROM jobs INDEXED BY jobs_unrecorded
+            "SELECT id, route, state, reason, number, exit FROM jobs INDEXED BY jobs_unrecorded
+                 LEFT JOIN steps ON job = seq AND number = closing
              WHERE finished IS NOT NULL AND recorded IS NULL ORDER BY finished LIMIT {AT_ONCE}"
         ))?;
-        let text = |row: &rusqlite::Row<'_>, column| row.get::<_, String>(column);
-        let rows =
-            statement.query_map([], |row| Ok((text(row, 0)?, text(row, 1)?, text(row, 2)?, row.get(3)?)))?;
+        let mut rows = statement.query([])?;
         let mut unrecorded = Vec::new();
-        for row in rows {
-            let (job, route, state, reason) = row?;
-            let (job, route, state) = (stored::job_id(&job)?, stored::route(&route)?, stored::state(&state)?);
-            unrecorded.push(Unrecorded { job, route, state, reason });
+        while let Some(row) = rows.next()? {
+            let text = |column| row.get::<_, String>(column);
+            let exit: Option<String> = row.get(5)?;
+            let closing = match (row.get::<_, Option<i64>>(4)?, exit) {
+                (Some(number), Some(exit)) => {
+                    Some((usize::try_from(number).unwrap_or(0), stored::json(&exit)?))
+                }
+                (_, _) => None,
+            };
+            unrecorded.push(Unrecorded {
+                job: stored::job_id(&text(0)?)?,
+                route: stored::route(&text(1)?)?,
+                state: stored::state(&text(2)?)?,
+                reason: row.get(3)?,
+                closing,
+            });
         }
         Ok(unrecorded)
     }
@@ -66,6 +79,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::fixture::{Place, terms};
+    use super::super::sqlite::{End, StepRecord};
     use super::*;
     use crate::domain::submission::Terms;
 
@@ -78,12 +92,16 @@ mod tests {
         let [done, started, expires] = [submit().await, submit().await, submit().await];
         store.claim().await.unwrap().unwrap();
         store.start(done).await.unwrap();
-        store.finish_because(done, State::Failed, Some("step 1: exit code 1".into())).await.unwrap();
+        let step =
+            StepRecord { argv: vec!["/bin/false".into()], exit: Exit::Code(1), output: vec![], dropped: 0 };
+        let (reason, closing) = (Some("step 1: exit code 1".into()), Some((1, step)));
+        store.finish(done, End { state: State::Failed, reason, closing }).await.unwrap();
         store.unrecorded().await;
         let named = store.next_unrecorded().await.unwrap();
         assert_eq!(named.len(), 1);
         assert_eq!((named[0].job, named[0].state), (done, State::Failed));
         assert_eq!(named[0].reason.as_deref(), Some("step 1: exit code 1"));
+        assert_eq!(named[0].closing, Some((1, Exit::Code(1))));
         store.mark_recorded(vec![done]).await.unwrap();
         assert_eq!(store.next_unrecorded().await.unwrap(), []);
 

@@ -38,9 +38,25 @@ const PURGE_AGAIN: Duration = Duration::from_millis(50);
 /// Time before the writer by itself tries again what failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// A command: given the open transaction it runs and returns its answer, to be told whether the commit succeeded.
-/// Given an error instead, it did not run.
-pub(super) type Command = Box<dyn FnOnce(Result<&mut Ledger<'_>, Unavailable>) -> Answer + Send>;
+/// Something to be done in a transaction.
+pub(super) struct Command {
+    pub(super) promise: Promise,
+    pub(super) work: Work,
+}
+
+/// Given the open transaction it runs and returns its answer, to be told whether the commit succeeded. Given an error
+/// instead, it did not run.
+pub(super) type Work = Box<dyn FnOnce(Result<&mut Ledger<'_>, Unavailable>) -> Answer + Send>;
+
+/// What a commit promises to whoever gave the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Promise {
+    /// It survives the loss of power.
+    Durable,
+    /// It survives the end of this process; and the loss of power as soon as anything durable was committed after it,
+    /// because the write-ahead log is one sequence. Whatever is done so must be as good as not done if it is lost.
+    Ordered,
+}
 
 /// Tells whoever gave the command what became of it.
 pub(super) type Answer = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
@@ -72,6 +88,10 @@ pub(super) struct Writer {
     pub(super) kept: i64,
     pub(super) outlook: Arc<watch::Sender<Outlook>>,
     pub(super) waiters: Waiters,
+    /// What commits promise at present.
+    pub(super) promise: Promise,
+    #[cfg(test)]
+    pub(super) synced: super::fixture::Synced,
 }
 
 /// What the writer does by itself, and when.
@@ -164,7 +184,7 @@ impl Writer {
         // Those that did not get their turn.
         for command in batch.drain(..) {
             let reason = outcome.clone().err().unwrap_or_else(|| Unavailable("not reached".into()));
-            answers.push(command(Err(reason)));
+            answers.push((command.work)(Err(reason)));
         }
         for answer in answers {
             answer(outcome.clone());
@@ -172,16 +192,18 @@ impl Writer {
     }
 
     fn transact(
-        &self,
+        &mut self,
         batch: &mut Vec<Command>,
         upkeep: &mut Upkeep,
         answers: &mut Vec<Answer>,
     ) -> Result<(Tally, Outlook), Unavailable> {
+        let now = self.clock.now().as_microsecond();
+        self.promise(self.owed(batch, now))?;
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         let mut ledger = Ledger {
             connection: &self.connection,
             settings: &self.settings,
-            now: self.clock.now().as_microsecond(),
+            now,
             tally: Tally { waiting: self.waiting, kept: self.kept, ended: Vec::new() },
             lost: false,
         };
@@ -190,7 +212,7 @@ impl Writer {
         while !ledger.is_lost()
             && let Some(command) = commands.next()
         {
-            answers.push(command(Ok(&mut ledger)));
+            answers.push((command.work)(Ok(&mut ledger)));
         }
         batch.extend(commands);
         if ledger.is_lost() {
@@ -205,7 +227,34 @@ impl Writer {
         };
         let tally = ledger.tally;
         self.connection.execute_batch("COMMIT")?;
+        #[cfg(test)]
+        if self.promise == Promise::Durable {
+            self.synced.note(&self.connection);
+        }
         Ok((tally, outlook))
+    }
+
+    /// What the next transaction must promise: of jobs that expire, somebody may be told.
+    fn owed(&self, batch: &[Command], now: i64) -> Promise {
+        let expires = self.outlook.borrow().next_expiry.is_some_and(|at| at <= now);
+        let durable = expires || batch.iter().any(|command| command.promise == Promise::Durable);
+        if durable { Promise::Durable } else { Promise::Ordered }
+    }
+
+    /// In WAL mode `full` syncs the log at each commit, and `normal` before each checkpoint alone.
+    fn promise(&mut self, promise: Promise) -> Result<(), Unavailable> {
+        if promise != self.promise {
+            self.connection.pragma_update(
+                None,
+                "synchronous",
+                match promise {
+                    Promise::Durable => "full",
+                    Promise::Ordered => "normal",
+                },
+            )?;
+            self.promise = promise;
+        }
+        Ok(())
     }
 
     /// Expires and forgets what is due. That it cannot, for want of room, must not keep commands from trying.
