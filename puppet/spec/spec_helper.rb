@@ -11,5 +11,7 @@ FileUtils.ln_s(File.expand_path('..', __dir__), File.join(modules, 'bridgeward')
 
 RSpec.configure do |config|
   config.module_path = [modules, ENV.fetch('BRIDGEWARD_MODULES', '/usr/share/puppet/modules')].join(File::PATH_SEPARATOR)
+  config.hiera_config = File.expand_path('hiera.yaml', __dir__)
+  config.setup_fixtures = false
   config.mock_with(:rspec)
 end

@@ -12,6 +12,7 @@
 #[expect(dead_code, reason = "shared with the black-box tests, which use all of it")]
 mod gateway;
 
+mod classes;
 mod http_type;
 mod module;
 mod node;

@@ -35,3 +35,13 @@ fn the_specifications_hold() {
     assert!(count >= written.len(), "{count} examples of {} files", written.len());
     assert!(!text.contains("pending"), "{text}");
 }
+
+#[test]
+fn manifests_parse_and_the_linter_finds_nothing() {
+    let manifests = files(&Path::new(MODULE).join("manifests"), "pp");
+    assert!(!manifests.is_empty());
+    let types = files(&Path::new(MODULE).join("types"), "pp");
+    succeeds(Command::new("puppet").args(["parser", "validate"]).args(manifests.iter().chain(&types)));
+    let found = succeeds(Command::new("puppet-lint").current_dir(MODULE).args(["manifests", "types"]));
+    assert_eq!(found, "");
+}

@@ -11,6 +11,9 @@ const CERTIFICATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/puppet/ce
 /// The directory that holds the module under its own name, as a module path must.
 pub const MODULE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/puppet");
 
+/// Where Debian puts the modules that ours depends on.
+const DEBIAN_MODULES: &str = "/usr/share/puppet/modules";
+
 /// The node of most tests, and its certificate's extensions.
 pub const WEB: &str = "web01.example.test";
 const WEB_EXTENSIONS: &str = "web01.example.test,pp_auth_role=app_internal,pp_role=haproxy_app_internal";
@@ -96,7 +99,8 @@ impl Node {
         {
             command.arg(setting).arg(self.root.join(directory));
         }
-        command.arg("--modulepath").arg(self.root.join("modules"));
+        let modules = self.root.join("modules");
+        command.arg("--modulepath").arg(format!("{}:{DEBIAN_MODULES}", modules.display()));
         command.args(["--color", "false", "--rundir"]).arg(self.root.join("run"));
         command.arg("--logdir").arg(self.root.join("log"));
         command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
