@@ -13,7 +13,7 @@
 //! | [`audit`] | the record of decisions and runs | clock, domain |
 //! | [`listener`] | TCP, TLS and HTTP connections, capped and timed | clock, domain, policy, trust |
 //! | [`gate`] | request to permit to receipt: the ordered stack of guards | clock, domain, policy, trust, queue, audit |
-//! | [`executor`] | job to argv to exit; the one place that starts processes | clock, domain, policy, queue, audit |
+//! | [`executor`] | submission to job to argv to exit; the one place that starts processes | clock, domain, policy, queue, audit |
 //! | [`promote`] | the edit of a value in a control repository, its commit and push | domain, executor |
 //! | [`admin`] | the operators' socket: health, jobs | clock, domain, queue, audit |
 //! | [`app`] | wires the rooms; the order of starting and stopping | all above but promote |
@@ -31,6 +31,7 @@
 //! 4. *Dispatch* puts the decision on record and submits a [`Submission`](domain::submission::Submission): a route's
 //!    name and raw parameters. [`executor::intake`] asks its own policy, and [`queue`] commits it, as a job of its own or
 //!    as one more submitter of an equal job that waits. Only then is the sender told 202.
+//!    Where gate and workers are two processes, `queue::socket` carries the submission to `executor::door`.
 //! 5. A worker claims the job, asks its own policy once more, renders the argv arrays, and runs them one by one.
 //!
 //! # Invariants
@@ -47,7 +48,8 @@
 //!   arguments. No shell, ever.
 //! * **I4 A job is a route name and raw parameters, never an argv.** Gate and worker derive values and argv with the
 //!   same function, each from its own copy of the policy, so a hostile queue or a broken-into front end can ask for
-//!   nothing that the worker's policy does not offer.
+//!   nothing that the worker's policy does not offer. What a gate in another process says is read strictly, and only
+//!   from its user.
 //! * **I5 202 means durable.** An accepted job survives `kill -9` and power loss from the moment that the sender is
 //!   told.
 //! * **I6 One message, at most one job**, for as long as message ids are kept: not twice concurrently, nor after a

@@ -7,7 +7,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use bridgeward::policy::{Files, compile_text, load};
+use bridgeward::policy::{Files, Purpose, compile_text, load};
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/policy");
 
@@ -41,15 +41,15 @@ fn furnished(below: &Path) -> PathBuf {
 #[test]
 fn the_examples_load() {
     let directory = tempfile::tempdir().unwrap();
-    let loaded = load(&furnished(directory.path())).unwrap_or_else(|found| panic!("{found}"));
+    let loaded = load(&furnished(directory.path()), Purpose::Whole).unwrap_or_else(|found| panic!("{found}"));
     let routes: Vec<&str> =
         loaded.policy.routes.keys().map(bridgeward::domain::name::RouteName::as_str).collect();
     assert_eq!(routes, ["kick_haproxy_app_internal", "promote"]);
     for warning in loaded.warnings.messages() {
         assert!(warning.starts_with("there is no program"), "only programs may be absent here: {warning}");
     }
-    assert!(loaded.policy.listen.certificate.path.is_absolute());
-    let listen = &loaded.policy.listen;
+    let listen = loaded.policy.listen.unwrap();
+    assert!(listen.certificate.path.is_absolute());
     assert!(listen.certificate.path.starts_with(directory.path()), "{:?}", listen.certificate.path);
 }
 
@@ -68,7 +68,7 @@ fn i1_fail_closed_on_a_file_that_others_can_write_or_a_secret_that_they_can_read
         let directory = tempfile::tempdir().unwrap();
         let policy = furnished(directory.path());
         fs::set_permissions(directory.path().join(file), Permissions::from_mode(mode)).unwrap();
-        let found = load(&policy).unwrap_err();
+        let found = load(&policy, Purpose::Whole).unwrap_err();
         assert_eq!(found.errors(), 1, "{found}");
         assert!(found.to_string().contains(finding), "{found}");
     }

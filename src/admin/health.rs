@@ -5,8 +5,8 @@
 use axum::http::StatusCode;
 use serde::Serialize;
 
-use super::Desk;
 use super::answer::Answer;
+use super::{Desk, Jobs};
 
 #[derive(Serialize)]
 struct Health {
@@ -27,7 +27,13 @@ pub(super) fn healthy() -> Answer {
 
 impl<R> Desk<R> {
     pub(super) async fn ready(&self) -> Answer {
-        let (queue, audit) = tokio::join!(self.store.writable(), self.recorder.writable());
+        let stored = async {
+            match &self.jobs {
+                Jobs::Here(kept) => kept.store.writable().await,
+                Jobs::Elsewhere(workers) => workers.ready().await,
+            }
+        };
+        let (queue, audit) = tokio::join!(stored, self.recorder.writable());
         let mut problems = Vec::new();
         problems.extend(queue.err().map(|error| error.to_string()));
         problems.extend(audit.err().map(|error| error.to_string()));

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::answer::{Answer, Body};
-use super::{Caller, Desk};
+use super::{Caller, Desk, Kept};
 use crate::audit::{Act, Record};
 use crate::domain::identity::Identity;
 use crate::domain::job::{JobId, JobView, State};
@@ -39,7 +39,7 @@ pub struct Done {
     pub retry_of: Option<JobId>,
 }
 
-impl<R> Desk<R> {
+impl<R> Kept<R> {
     pub(super) async fn list(&self, query: &str) -> Answer {
         let wanted = match wanted(query) {
             Ok(wanted) => wanted,
@@ -78,8 +78,8 @@ impl<R> Desk<R> {
 }
 
 impl<R: Repeat> Desk<R> {
-    pub(super) async fn cancel(&self, caller: Caller, job: JobId) -> Answer {
-        let route = match self.store.find(job).await {
+    pub(super) async fn cancel(&self, kept: &Kept<R>, caller: Caller, job: JobId) -> Answer {
+        let route = match kept.store.find(job).await {
             Ok(Some(Found { view, .. })) if view.state.is_final() => return over(job, view.state),
             Ok(Some(Found { view, .. })) => view.route,
             Ok(None) => return unknown(job),
@@ -88,7 +88,7 @@ impl<R: Repeat> Desk<R> {
         if let Err(answer) = self.record(caller, Act::Cancel, job, route.clone()).await {
             return answer;
         }
-        match self.store.cancel(job).await {
+        match kept.store.cancel(job).await {
             Ok(Some(Cancelled::Now)) => {
                 let state = State::Cancelled;
                 // That it would be done is on record already; who waits for the end has been told by the queue.
@@ -104,8 +104,8 @@ impl<R: Repeat> Desk<R> {
         }
     }
 
-    pub(super) async fn retry(&self, caller: Caller, job: JobId) -> Answer {
-        let (route, identity) = match self.store.find(job).await {
+    pub(super) async fn retry(&self, kept: &Kept<R>, caller: Caller, job: JobId) -> Answer {
+        let (route, identity) = match kept.store.find(job).await {
             Ok(Some(Found { view, .. })) if !view.state.is_final() => {
                 return Answer::error(StatusCode::CONFLICT, RepeatError::NotEnded(job, view.state));
             }
@@ -116,7 +116,7 @@ impl<R: Repeat> Desk<R> {
         if let Err(answer) = self.record(caller, Act::Retry, job, route.clone()).await {
             return answer;
         }
-        match self.repeat.repeat(job, self.clock.now()).await {
+        match kept.repeat.repeat(job, self.clock.now()).await {
             Ok(submitted) => {
                 let (new, uid) = (submitted.job, caller.uid);
                 self.recorder.note(Record::Repeated { uid, job: new, retry_of: job, route, identity });

@@ -21,6 +21,7 @@ use crate::audit::Recorder;
 use crate::clock::Clock;
 use crate::domain::job::JobId;
 use crate::queue::operate::Repeat;
+use crate::queue::socket::SocketIntake;
 use crate::queue::sqlite::Store;
 
 mod answer;
@@ -33,15 +34,29 @@ use answer::Answer;
 /// What the socket speaks of.
 pub struct Desk<R> {
     /// Where the jobs are.
-    pub store: Store,
-    /// What makes a job once more.
-    pub repeat: R,
+    pub jobs: Jobs<R>,
     /// Where what operators do is written down.
     pub recorder: Recorder,
     /// When a repeated job is made.
     pub clock: Clock,
     /// Cancelled when the gateway is told to stop: it accepts nothing any more.
     pub stopping: CancellationToken,
+}
+
+/// Where the jobs are.
+pub enum Jobs<R> {
+    /// In this process.
+    Here(Kept<R>),
+    /// In that of the workers, who have a socket of their own for operators.
+    Elsewhere(SocketIntake),
+}
+
+/// The jobs of this process.
+pub struct Kept<R> {
+    /// Where they are.
+    pub store: Store,
+    /// What makes one once more.
+    pub repeat: R,
 }
 
 /// Who is at the other end, as the kernel says.
@@ -55,8 +70,13 @@ enum Asked {
     Health,
     Readiness,
     AuditHead,
-    Jobs,
-    Job(JobId),
+    Jobs(Wish),
+}
+
+/// What a request about jobs asks for.
+enum Wish {
+    List,
+    Show(JobId),
     Output(JobId),
     Cancel(JobId),
     Retry(JobId),
@@ -70,11 +90,11 @@ impl Asked {
             ["healthz"] => (Method::GET, Self::Health),
             ["readyz"] => (Method::GET, Self::Readiness),
             ["audit", "head"] => (Method::GET, Self::AuditHead),
-            ["jobs"] => (Method::GET, Self::Jobs),
-            ["jobs", id] => (Method::GET, Self::Job(job(id)?)),
-            ["jobs", id, "output"] => (Method::GET, Self::Output(job(id)?)),
-            ["jobs", id, "cancel"] => (Method::POST, Self::Cancel(job(id)?)),
-            ["jobs", id, "retry"] => (Method::POST, Self::Retry(job(id)?)),
+            ["jobs"] => (Method::GET, Self::Jobs(Wish::List)),
+            ["jobs", id] => (Method::GET, Self::Jobs(Wish::Show(job(id)?))),
+            ["jobs", id, "output"] => (Method::GET, Self::Jobs(Wish::Output(job(id)?))),
+            ["jobs", id, "cancel"] => (Method::POST, Self::Jobs(Wish::Cancel(job(id)?))),
+            ["jobs", id, "retry"] => (Method::POST, Self::Jobs(Wish::Retry(job(id)?))),
             [..] => return Err(nothing()),
         };
         if *method == allowed {
@@ -96,11 +116,17 @@ impl<R: Repeat> Desk<R> {
             Ok(Asked::Health) => health::healthy(),
             Ok(Asked::Readiness) => self.ready().await,
             Ok(Asked::AuditHead) => self.audit_head(),
-            Ok(Asked::Jobs) => self.list(query).await,
-            Ok(Asked::Job(job)) => self.show(job).await,
-            Ok(Asked::Output(job)) => self.output(job).await,
-            Ok(Asked::Cancel(job)) => self.cancel(caller, job).await,
-            Ok(Asked::Retry(job)) => self.retry(caller, job).await,
+            Ok(Asked::Jobs(wish)) => match (&self.jobs, wish) {
+                (Jobs::Here(kept), Wish::List) => kept.list(query).await,
+                (Jobs::Here(kept), Wish::Show(job)) => kept.show(job).await,
+                (Jobs::Here(kept), Wish::Output(job)) => kept.output(job).await,
+                (Jobs::Here(kept), Wish::Cancel(job)) => self.cancel(kept, caller, job).await,
+                (Jobs::Here(kept), Wish::Retry(job)) => self.retry(kept, caller, job).await,
+                (Jobs::Elsewhere(_), _) => {
+                    let why = "this gate keeps no jobs: ask its workers, at `admin.work_socket`";
+                    Answer::error(StatusCode::CONFLICT, why)
+                }
+            },
         }
     }
 }

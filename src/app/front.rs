@@ -32,7 +32,7 @@ impl Front {
         clock: &Clock,
         stop: &CancellationToken,
     ) -> Self {
-        let Generation { policy, tls, trust, authorities } = generation;
+        let Generation { policy, tls, trust, authorities, .. } = generation;
         let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
         let router = gate::router(gate::Parts {
             policy: Arc::clone(&policy),

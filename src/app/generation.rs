@@ -2,6 +2,7 @@
 //!
 //! `check` prepares one and throws it away; `serve` prepares one and uses it. Starts nothing and opens no database.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use rustls::ServerConfig;
 use crate::clock::Clock;
 use crate::listener;
 use crate::policy::diagnostic::{Diagnostics, Place};
-use crate::policy::{self, ClientTrust, Credentials, Examined, Policy};
+use crate::policy::{self, ClientTrust, Credentials, Examined, Policy, Purpose};
 use crate::trust::server::ServerIdentity;
 use crate::trust::{Trust, TrustError};
 
@@ -19,6 +20,8 @@ use crate::trust::{Trust, TrustError};
 pub struct Generation {
     /// The policy.
     pub policy: Arc<Policy>,
+    /// Where to listen.
+    pub addresses: Vec<SocketAddr>,
     /// The listener's TLS configuration.
     pub tls: Arc<ServerConfig>,
     /// What client certificates are held against; `None` where none is asked for.
@@ -28,12 +31,16 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// Loads a policy and the certificates that it names.
+    /// Loads a policy for a process that listens, and the certificates that it names.
     ///
     /// # Errors
     /// Everything that is wrong with them, and the warnings.
-    pub fn prepare(directory: &Path, clock: &Clock) -> Result<(Self, Diagnostics), Diagnostics> {
-        Self::prepare_as(directory, directory, clock)
+    pub fn prepare(
+        directory: &Path,
+        purpose: Purpose,
+        clock: &Clock,
+    ) -> Result<(Self, Diagnostics), Diagnostics> {
+        Self::prepare_as(directory, directory, purpose, clock)
     }
 
     /// The same, as if the policy in `directory` stood in `place`.
@@ -43,9 +50,10 @@ impl Generation {
     pub fn prepare_as(
         directory: &Path,
         place: &Path,
+        purpose: Purpose,
         clock: &Clock,
     ) -> Result<(Self, Diagnostics), Diagnostics> {
-        let Examined { policy, credentials, mut found } = policy::examine_as(directory, place);
+        let Examined { policy, credentials, mut found } = policy::examine_as(directory, place, purpose);
         let now = clock.now();
         let server = server_identity(&credentials, now, &mut found);
         let trust = credentials.clients.as_ref().and_then(|clients| trust_in(clients, now, &mut found));
@@ -58,19 +66,23 @@ impl Generation {
                 .map(Some),
             (Some(_), None) => None,
         };
-        let (Some(policy), Some(server), Some(verifier), 0) = (policy, server, verifier, found.errors())
+        let listen = policy.as_ref().and_then(|policy| policy.listen.clone());
+        let (Some(policy), Some(listen), Some(server), Some(verifier), 0) =
+            (policy, listen, server, verifier, found.errors())
         else {
             return Err(found);
         };
         let tls = match listener::tls_config(&server, verifier, clock) {
             Ok(tls) => tls,
             Err(error) => {
-                found.error_at(&policy.listen.private_key.place, error.to_string());
+                found.error_at(&listen.private_key.place, error.to_string());
                 return Err(found);
             }
         };
-        let authorities = policy.listen.authorities.clone().unwrap_or_else(|| server.names().to_vec());
-        let generation = Self { policy: Arc::new(policy), tls, trust: trust.map(Arc::new), authorities };
+        let authorities = listen.authorities.clone().unwrap_or_else(|| server.names().to_vec());
+        let addresses = listen.addresses;
+        let generation =
+            Self { policy: Arc::new(policy), addresses, tls, trust: trust.map(Arc::new), authorities };
         Ok((generation, found))
     }
 }

@@ -1,9 +1,11 @@
 //! Wires the rooms together: what is started, with what, and in which order it is stopped.
 //!
 //! Every other room takes what it needs as values; only here is it known who calls whom. Nothing is decided here about
-//! a request or a job. A process is made of parts: `front` faces the network, `works` keeps jobs and runs them.
+//! a request or a job. A process is made of parts: `front` faces the network, `works` keeps jobs and runs them; where
+//! they are two processes, workers have a door for the gate.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,26 +14,34 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::Recorder;
 use crate::clock::Clock;
+use crate::executor::door::{self, Door};
+use crate::executor::intake::LocalIntake;
 use crate::policy::Policy;
+use crate::queue::socket::SocketIntake;
 use crate::{admin, audit, listener, queue};
 
 mod front;
 pub mod generation;
 pub mod process;
+mod socket;
 mod works;
+
+pub use socket::SocketError;
 
 use front::Front;
 use generation::Generation;
+use socket::{Bound, Served};
 use works::Works;
 
 /// How long running commands, and the requests that wait for them, may take to finish after the gateway was told to stop.
 const COMMANDS_FINISH_WITHIN: Duration = Duration::from_secs(60);
 
-/// A running gateway: what faces the network, and what keeps and runs jobs.
+/// A running gateway, or one of the two processes that it can be made of.
 pub struct Gateway {
-    front: Front,
-    works: Works,
-    admin: Option<Socket>,
+    front: Option<Front>,
+    works: Option<Works>,
+    door: Option<Served>,
+    admin: Option<Served>,
     recorder: Recorder,
     stop: CancellationToken,
 }
@@ -42,9 +52,12 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] listener::BindError),
-    /// The operators' socket cannot be made.
+    /// A Unix socket cannot be made.
     #[error(transparent)]
-    Socket(#[from] admin::socket::SocketError),
+    Socket(#[from] SocketError),
+    /// Gate and workers are to be two processes, and nothing says how they speak.
+    #[error("`queue.socket` is missing: gate and workers that are two processes submit over it")]
+    NoQueueSocket,
     /// The audit log cannot be used.
     #[error(transparent)]
     Audit(#[from] audit::OpenError),
@@ -57,39 +70,78 @@ impl Gateway {
     /// Opens what the policy names, and starts to accept requests and to run jobs.
     ///
     /// # Errors
-    /// When an address, the audit log or the queue cannot be used; nothing is left running then.
+    /// When an address, a socket, the audit log or the queue cannot be used; nothing is left running then.
     pub async fn start(generation: Generation, clock: Clock) -> Result<Self, StartError> {
         let policy = Arc::clone(&generation.policy);
         // Before anything is opened: a second gateway by mistake is told about its port first.
-        let sockets = listener::bind(&policy.listen.addresses)?;
-        let socket = policy.admin.socket.as_deref().map(admin::socket::Socket::bind).transpose()?;
-        let recorder = record(&policy, &clock)?;
+        let sockets = listener::bind(&generation.addresses)?;
+        let socket = policy.admin.socket.as_deref().map(Bound::own).transpose()?;
+        let recorder = record(&policy.audit.file, &policy, &clock)?;
         let stop = CancellationToken::new();
         let works = Works::start(&policy, &recorder, &clock, &stop)?;
         let front = Front::start(sockets, generation, works.intake(), &recorder, &clock, &stop);
-        let desk = admin::Desk {
-            store: works.store().clone(),
-            repeat: works.intake(),
-            recorder: recorder.clone(),
-            clock,
-            stopping: stop.clone(),
-        };
-        let admin = socket.map(|socket| Socket::open(|end| socket.serve(desk, end)));
-        Ok(Self { front, works, admin, recorder, stop })
+        let admin = socket.map(|socket| administer(socket, works.kept(), &recorder, &clock, &stop));
+        Ok(Self { front: Some(front), works: Some(works), door: None, admin, recorder, stop })
     }
 
-    /// Where the gateway listens.
+    /// Starts to accept requests, and submits them to workers in another process.
+    ///
+    /// # Errors
+    /// When an address, a socket or the audit log cannot be used, or the policy names no `queue.socket`; nothing is left
+    /// running then.
+    pub async fn start_gate(generation: Generation, clock: Clock) -> Result<Self, StartError> {
+        let policy = Arc::clone(&generation.policy);
+        let workers = policy.queue.socket.clone().ok_or(StartError::NoQueueSocket)?;
+        let sockets = listener::bind(&generation.addresses)?;
+        let socket = policy.admin.socket.as_deref().map(Bound::own).transpose()?;
+        let recorder = record(&policy.audit.file, &policy, &clock)?;
+        let stop = CancellationToken::new();
+        let head = recorder.clone();
+        let intake = SocketIntake::new(workers, policy.limits.body, Box::new(move || head.head().into()));
+        let jobs = admin::Jobs::Elsewhere(intake.clone());
+        let front = Front::start(sockets, generation, intake, &recorder, &clock, &stop);
+        let admin = socket.map(|socket| administer(socket, jobs, &recorder, &clock, &stop));
+        Ok(Self { front: Some(front), works: None, door: None, admin, recorder, stop })
+    }
+
+    /// Starts to run jobs, and lets a gate in another process submit them.
+    ///
+    /// # Errors
+    /// When a socket, the audit log or the queue cannot be used, or the policy names no `queue.socket`; nothing is left
+    /// running then.
+    pub async fn start_workers(policy: Arc<Policy>, clock: Clock) -> Result<Self, StartError> {
+        let path = policy.queue.socket.as_deref().ok_or(StartError::NoQueueSocket)?;
+        let gate = policy.queue.gate_user.as_ref();
+        let entrance = Bound::shared(path, gate)?;
+        let socket = policy.admin.work_socket.as_deref().map(Bound::own).transpose()?;
+        let recorder = record(&policy.audit.work_file(), &policy, &clock)?;
+        let stop = CancellationToken::new();
+        let works = Works::start(&policy, &recorder, &clock, &stop)?;
+        let door = Arc::new(Door::new(door::Parts {
+            intake: works.intake(),
+            recorder: recorder.clone(),
+            clock: clock.clone(),
+            gate: gate.map(|user| user.uid),
+            limits: policy.limits.clone(),
+        }));
+        let door = entrance.serve(door.connections(), move |stream| Arc::clone(&door).attend(stream));
+        let admin = socket.map(|socket| administer(socket, works.kept(), &recorder, &clock, &stop));
+        Ok(Self { front: None, works: Some(works), door: Some(door), admin, recorder, stop })
+    }
+
+    /// Where the gateway listens; nowhere, when it is workers alone.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
-        self.front.addresses()
+        self.front.as_ref().map_or(&[], Front::addresses)
     }
 
     /// Returns when a part has ended although nobody stopped it, with its name: a gateway that takes jobs in and runs
     /// none, or the other way round, is better restarted.
     pub async fn failed(&mut self) -> &'static str {
         tokio::select! {
-            () = self.front.ended() => "listener",
-            () = self.works.ended() => "worker",
+            () = end_of(self.front.as_mut().map(Front::ended)) => "listener",
+            () = end_of(self.works.as_mut().map(Works::ended)) => "worker",
+            () = end_of(self.door.as_mut().map(Served::ended)) => "socket for submissions",
         }
     }
 
@@ -97,42 +149,51 @@ impl Gateway {
     pub async fn stop(self) {
         self.stop.cancel();
         // Both at once: a sender may be waiting for a command that still runs.
-        let ((), store) = tokio::join!(self.front.finish(), self.works.finish());
-        // Operators may watch and cancel what runs until it has ended.
-        if let Some(admin) = self.admin {
-            admin.close().await;
+        let front = async {
+            if let Some(front) = self.front {
+                front.finish().await;
+            }
+        };
+        let works = async { Some(self.works?.finish().await) };
+        let ((), store) = tokio::join!(front, works);
+        // What a gate in another process submits until here is stored, and waits for the next workers; operators may
+        // watch and cancel what runs until it has ended.
+        for socket in [self.door, self.admin].into_iter().flatten() {
+            socket.close().await;
         }
         // Nobody submits or records any more.
-        store.close().await;
+        if let Some(store) = store {
+            store.close().await;
+        }
         self.recorder.close().await;
     }
 }
 
-/// A Unix socket that is served until it is closed.
-struct Socket {
-    task: JoinHandle<()>,
-    end: CancellationToken,
-}
-
-impl Socket {
-    fn open<F>(serve: impl FnOnce(CancellationToken) -> F) -> Self
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let end = CancellationToken::new();
-        Self { task: tokio::spawn(serve(end.clone())), end }
-    }
-
-    async fn close(self) {
-        self.end.cancel();
-        finish(self.task).await;
-    }
+/// Lets operators in.
+fn administer(
+    socket: Bound,
+    jobs: admin::Jobs<LocalIntake>,
+    recorder: &Recorder,
+    clock: &Clock,
+    stop: &CancellationToken,
+) -> Served {
+    let (recorder, clock, stopping) = (recorder.clone(), clock.clone(), stop.clone());
+    let desk = Arc::new(admin::Desk { jobs, recorder, clock, stopping });
+    socket.serve(admin::socket::CONNECTIONS, move |stream| admin::socket::attend(stream, Arc::clone(&desk)))
 }
 
 /// Opens the audit log.
-fn record(policy: &Policy, clock: &Clock) -> Result<Recorder, audit::OpenError> {
+fn record(file: &Path, policy: &Policy, clock: &Clock) -> Result<Recorder, audit::OpenError> {
     let logged = policy.limits.refusals_logged;
-    Recorder::open(&policy.audit.file, (logged.limit, logged.period), clock.clone())
+    Recorder::open(file, (logged.limit, logged.period), clock.clone())
+}
+
+/// The end of a part; never that of one that is not there.
+async fn end_of(part: Option<impl Future<Output = ()>>) {
+    match part {
+        Some(end) => end.await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits for the end of a part.

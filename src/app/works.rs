@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::COMMANDS_FINISH_WITHIN;
+use crate::admin::{Jobs, Kept};
 use crate::audit::Recorder;
 use crate::clock::Clock;
 use crate::executor::intake::LocalIntake;
@@ -50,8 +51,9 @@ impl Works {
         LocalIntake::new(self.store.clone(), Arc::clone(&self.policy))
     }
 
-    pub(super) fn store(&self) -> &Store {
-        &self.store
+    /// What operators see.
+    pub(super) fn kept(&self) -> Jobs<LocalIntake> {
+        Jobs::Here(Kept { store: self.store.clone(), repeat: self.intake() })
     }
 
     /// Returns when the worker has ended by itself.

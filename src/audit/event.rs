@@ -17,9 +17,18 @@ pub(super) fn tell(record: &Record) {
             let identity = identity.to_string();
             tracing::info!(%route, identity, rule, %source, "accepted");
         }
-        Record::Stored { route, identity, job, how } => {
+        Record::Stored { route, identity, job, how, worker: _ } => {
             let identity = identity.to_string();
             tracing::info!(%job, %route, identity, how, "stored");
+        }
+        Record::Submitted { route, identity, source, gate, .. } => {
+            let identity = identity.to_string();
+            tracing::info!(%route, identity, %source, gate = gate.seq, "submitted");
+        }
+        Record::TurnedAway { uid, reason, route, identity } => {
+            let (route, identity) =
+                (route.as_ref().map(ToString::to_string), identity.as_ref().map(ToString::to_string));
+            tracing::error!(uid, reason = reason.as_str(), route, identity, "turned away");
         }
         Record::NotStored { route, identity, reason } => {
             let identity = identity.to_string();

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::domain::anchor::Anchor;
 use crate::domain::identity::Identity;
 use crate::domain::job::{Exit, JobId, State};
 use crate::domain::name::RouteName;
@@ -93,6 +94,37 @@ pub enum Record {
         job: JobId,
         /// `fresh`, `duplicate` or `coalesced`.
         how: &'static str,
+        /// How far the audit log of the workers went, where they are another process.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        worker: Option<Anchor>,
+    },
+    /// A gate in another process submits a request that it accepted, this process's policy offers it, and it is about
+    /// to be stored.
+    Submitted {
+        /// The route.
+        route: RouteName,
+        /// Who, as the gate says.
+        identity: Identity,
+        /// Where it came from, as the gate says.
+        source: IpAddr,
+        /// The raw parameters.
+        parameters: RawParameters,
+        /// How far the gate's own audit log goes, as it says.
+        gate: Anchor,
+    },
+    /// Somebody at the socket for submissions got nothing: not the gate's user, not a question, or not what the policy
+    /// offers.
+    TurnedAway {
+        /// Who: the user that the kernel names at the other end.
+        uid: u32,
+        /// Why.
+        reason: String,
+        /// The route that was asked for, where that could be read.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        route: Option<RouteName>,
+        /// Whose request it was said to be.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        identity: Option<Identity>,
     },
     /// An accepted request could not be stored.
     NotStored {
@@ -282,10 +314,11 @@ impl Recorder {
         written.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    /// Notes a record without waiting for the disk: it is written together with the next durable one, or soon. Refusals of strangers beyond the rate, or beyond the room, are
-    /// counted and become one `refusals` line; any other record for which there is no room is counted as `omitted`.
+    /// Notes a record without waiting for the disk: it is written together with the next durable one, or soon. Refusals
+    /// of strangers, and who was turned away, beyond the rate, or beyond the room, are counted and become one `refusals`
+    /// line; any other record for which there is no room is counted as `omitted`.
     pub fn note(&self, record: Record) {
-        let stranger = matches!(record, Record::Refused { identity: None, .. });
+        let stranger = matches!(record, Record::Refused { identity: None, .. } | Record::TurnedAway { .. });
         if stranger && (self.0.strangers.check().is_err() || self.0.entries.capacity() <= ROOM / 2) {
             self.0.counts.refused();
             return;
@@ -525,7 +558,7 @@ mod tests {
                     route: route.clone(), identity: identity.clone(), rule: 1, source,
                     parameters: RawParameters([(name, text.clone())].into()),
                 },
-                Record::Stored { route: route.clone(), identity: identity.clone(), job, how: "fresh" },
+                Record::Stored { route: route.clone(), identity: identity.clone(), job, how: "fresh", worker: None },
                 Record::NotStored { route: route.clone(), identity: identity.clone(), reason: text.clone() },
                 Record::Started { job, route: route.clone(), identity: identity.clone(), rule: 1, step: 1, argv: vec![text.clone(), text.clone()] },
                 Record::Finished { job, route: route.clone(), state: State::Failed, reason: Some(text.clone()) },

@@ -16,7 +16,10 @@ pub(super) fn find(path: &Path) -> Option<Chain> {
     let name = path.file_name()?.as_encoded_bytes();
     let is_later = |found: &Path| {
         let rest = found.file_name().and_then(|found| found.as_encoded_bytes().strip_prefix(name));
-        rest.is_some_and(|rest| matches!(rest.first(), Some(b'.' | b'-')))
+        // The log of workers in a process of their own stands beside a gate's, which may be called just `audit`.
+        rest.is_some_and(|rest| {
+            matches!(rest.first(), Some(b'.' | b'-')) && !rest.starts_with(b".work.jsonl")
+        })
     };
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut youngest: Option<((i64, i64), PathBuf)> = None;

@@ -11,6 +11,8 @@
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::domain::anchor::Anchor;
+
 /// What the first line of a log is chained to.
 pub const ROOT: [u8; 32] = [0; 32];
 
@@ -23,6 +25,12 @@ pub struct Head {
     pub hash: [u8; 32],
     /// How many lines that a crash cut short were found, and accounted for.
     pub torn: u64,
+}
+
+impl From<Head> for Anchor {
+    fn from(Head { seq, hash, .. }: Head) -> Self {
+        Self { seq, sha256: hash }
+    }
 }
 
 impl Head {

@@ -2,6 +2,7 @@
 //!
 //! Reads files and nothing else: it needs neither a policy nor a running gateway, so that a reviewer can run it anywhere.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 
 use crate::audit::verify::{Chain, Head, parse_hash};
+use crate::domain::anchor::Anchor;
 
 /// Longest line that is read, in bytes: a record is bounded by a request's own limits.
 const LONGEST_LINE: u64 = 64 << 20;
@@ -29,7 +31,8 @@ enum Command {
     /// 1 when it breaks, and says in which line. A chain whose end was cut off at a line is whole: keep the head
     /// elsewhere, and give it as --head later.
     #[command(after_help = "Examples:\n  bridgeward audit verify /var/lib/bridgeward/audit.jsonl\n  \
-                            bridgeward audit verify audit.jsonl.2 audit.jsonl.1 audit.jsonl --head 5be1...")]
+                            bridgeward audit verify audit.jsonl.2 audit.jsonl.1 audit.jsonl --head 5be1...\n  \
+                            bridgeward audit verify audit.jsonl --heads-in audit.work.jsonl")]
     Verify(Verify),
 }
 
@@ -41,6 +44,10 @@ struct Verify {
     /// A head that was noted earlier: 64 hexadecimal digits that must be the SHA-256 of one of the lines
     #[arg(long, value_name = "HASH", value_parser = hash)]
     head: Option<[u8; 32]>,
+    /// The log of the other process, where gate and workers are two: each head of this log that stands there must be
+    /// that of one of the lines here. Give it once for each file
+    #[arg(long, value_name = "FILE")]
+    heads_in: Vec<PathBuf>,
 }
 
 fn hash(text: &str) -> Result<[u8; 32], &'static str> {
@@ -60,9 +67,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn verify(args: &Verify, out: &mut impl std::io::Write) -> anyhow::Result<()> {
     let mut chain = Chain::new();
     let mut found = None;
+    let mut recorded = Recorded::read(&args.heads_in)?;
     for (index, file) in args.files.iter().enumerate() {
         let name = file.display();
-        follow(file, index, &mut chain, args.head, &mut found).with_context(|| name.to_string())?;
+        follow(file, index, &mut chain, args.head, &mut found, &mut recorded)
+            .with_context(|| name.to_string())?;
         if let Some(Head { seq, hash, .. }) = chain.base().filter(|_| index == 0) {
             if args.head == Some(hash) {
                 found = Some(format!("the line before the first, record {seq}"));
@@ -77,6 +86,10 @@ fn verify(args: &Verify, out: &mut impl std::io::Write) -> anyhow::Result<()> {
         writeln!(out, "lines that a crash cut short, accounted for: {}", head.torn)?;
     }
     writeln!(out, "head: record {}, sha256 {}", head.seq, head.hex())?;
+    if !args.heads_in.is_empty() {
+        let count = recorded.all_found(chain.base(), head)?;
+        writeln!(out, "heads that others recorded: {count}, all found")?;
+    }
     match (args.head, found) {
         (None, _) => Ok(()),
         (Some(_), Some(place)) => Ok(writeln!(out, "the given head is {place}")?),
@@ -87,6 +100,76 @@ fn verify(args: &Verify, out: &mut impl std::io::Write) -> anyhow::Result<()> {
     }
 }
 
+/// Heads of one log that stand in another one.
+#[derive(Default)]
+struct Recorded {
+    /// By number; those that were passed are taken out.
+    heads: BTreeMap<u64, [u8; 32]>,
+    count: usize,
+}
+
+/// The fields of a record in which another log's head stands.
+#[derive(serde::Deserialize)]
+struct Heads {
+    gate: Option<Anchor>,
+    worker: Option<Anchor>,
+}
+
+impl Recorded {
+    fn read(files: &[PathBuf]) -> anyhow::Result<Self> {
+        let mut recorded = Self::default();
+        for file in files {
+            let name = || file.display().to_string();
+            let mut reader = BufReader::with_capacity(1 << 20, File::open(file).with_context(name)?);
+            let mut line = Vec::new();
+            while reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line).with_context(name)? > 0 {
+                // What is no record is found when that log itself is verified.
+                let heads = serde_json::from_slice::<Heads>(&line).ok();
+                for Anchor { seq, sha256 } in
+                    heads.into_iter().flat_map(|heads| [heads.gate, heads.worker]).flatten()
+                {
+                    if recorded.heads.insert(seq, sha256).is_some_and(|other| other != sha256) {
+                        bail!(
+                            "{}: two heads for record {seq}: they are of two logs, or one is not true",
+                            name()
+                        );
+                    }
+                }
+                line.clear();
+            }
+        }
+        recorded.count = recorded.heads.len();
+        Ok(recorded)
+    }
+
+    fn pass(&mut self, head: Head) -> anyhow::Result<()> {
+        match self.heads.remove(&head.seq) {
+            Some(hash) if hash != head.hash => bail!(
+                "record {} is not the one whose SHA-256 the other log holds: the lines were written anew, or it is the \
+                 head of another log",
+                head.seq
+            ),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// How many were looked for and found.
+    fn all_found(mut self, base: Option<Head>, head: Head) -> anyhow::Result<usize> {
+        if let Some(base) = base {
+            self.pass(base)?;
+        }
+        let (first, last) = (base.map_or(1, |base| base.seq), head.seq);
+        if let Some((seq, _)) = self.heads.range(last.saturating_add(1)..).next() {
+            bail!(
+                "the other log holds the head of record {seq}, and the last one here is {last}: its end was cut off"
+            );
+        }
+        // What stood in older files is not asked for here; an empty log, or the root, has no line.
+        let older = self.heads.range(..first).count();
+        Ok(self.count - older)
+    }
+}
+
 /// Follows the chain through one more file.
 fn follow(
     file: &Path,
@@ -94,6 +177,7 @@ fn follow(
     chain: &mut Chain,
     wanted: Option<[u8; 32]>,
     found: &mut Option<String>,
+    recorded: &mut Recorded,
 ) -> anyhow::Result<()> {
     if index > 0 {
         chain.next_file()?;
@@ -106,6 +190,7 @@ fn follow(
             break;
         }
         chain.follow(line.strip_suffix(b"\n").unwrap_or(&line))?;
+        recorded.pass(chain.head())?;
         if wanted == Some(chain.head().hash) && found.is_none() {
             let (line, seq) = (chain.line(), chain.head().seq);
             *found = Some(format!("{}: line {line}, record {seq}", file.display()));
@@ -129,7 +214,7 @@ mod tests {
         }
         let files = (0..files.len()).map(path).collect();
         let mut out = Vec::new();
-        verify(&Verify { files, head: head.map(|head| hash(head).unwrap()) }, &mut out)
+        verify(&Verify { files, head: head.map(|head| hash(head).unwrap()), heads_in: Vec::new() }, &mut out)
             .map(|()| String::from_utf8(out).unwrap())
             .map_err(|error| format!("{error:#}"))
     }
@@ -168,7 +253,13 @@ mod tests {
         let told = verified(&[&changed], None).unwrap_err();
         assert!(told.contains("log.0: line 2:") || told.contains("log.0: line 3:"), "{told}");
         assert!(verified(&[], None).unwrap().contains("record 0"));
-        assert!(verify(&Verify { files: vec!["/no/such".into()], head: None }, &mut Vec::new()).is_err());
+        assert!(
+            verify(
+                &Verify { files: vec!["/no/such".into()], head: None, heads_in: Vec::new() },
+                &mut Vec::new()
+            )
+            .is_err()
+        );
     }
 
     #[test]

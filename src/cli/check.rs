@@ -3,12 +3,15 @@
 //! Starts nothing, and writes nothing but its findings.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::findings;
 use crate::app::generation::Generation;
 use crate::clock::Clock;
+use crate::policy::diagnostic::Diagnostics;
+use crate::policy::{self, Examined, Policy, Purpose};
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
@@ -23,6 +26,18 @@ pub struct Args {
     /// Judge it as if it stood in this directory, which it is to replace: relative paths start from there
     #[arg(long = "as", value_name = "DIR")]
     pub place: Option<PathBuf>,
+    /// Where gate and workers are two processes: only what this one uses
+    #[arg(long, value_enum)]
+    part: Option<Part>,
+}
+
+/// One of the two processes that a gateway can be made of.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Part {
+    /// `serve --no-workers`
+    Gate,
+    /// `work`
+    Work,
 }
 
 /// Prints the findings to standard error; 1 when one is an error.
@@ -31,10 +46,21 @@ pub struct Args {
 /// When standard output or standard error cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let place = args.place.as_ref().unwrap_or(&args.policy);
-    match Generation::prepare_as(&args.policy, place, &Clock::system()) {
-        Ok((generation, warnings)) => {
+    let checked = match args.part {
+        None => prepared(args, place, Purpose::Whole),
+        Some(Part::Gate) => prepared(args, place, Purpose::Gate),
+        Some(Part::Work) => {
+            let Examined { policy, found, .. } = policy::examine_as(&args.policy, place, Purpose::Work);
+            match policy {
+                Some(policy) => Ok((Arc::new(policy), found)),
+                None => Err(found),
+            }
+        }
+    };
+    match checked {
+        Ok((policy, warnings)) => {
             findings::show(&warnings)?;
-            let (routes, keys) = (generation.policy.routes.len(), generation.policy.keys.len());
+            let (routes, keys) = (policy.routes.len(), policy.keys.len());
             let directory = args.policy.display();
             writeln!(std::io::stdout(), "{directory}: valid; routes: {routes}, keys: {keys}")?;
             Ok(ExitCode::SUCCESS)
@@ -44,4 +70,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+fn prepared(args: &Args, place: &Path, purpose: Purpose) -> Result<(Arc<Policy>, Diagnostics), Diagnostics> {
+    let prepared = Generation::prepare_as(&args.policy, place, purpose, &Clock::system());
+    prepared.map(|(generation, warnings)| (generation.policy, warnings))
 }

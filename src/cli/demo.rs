@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::domain::job::JobView;
 use crate::domain::name::KeyName;
 use crate::gate::WALL;
+use crate::policy::Purpose;
 
 mod site;
 
@@ -64,7 +65,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         };
         let site = Site::make(&clock).context("cannot prepare the demonstration")?;
-        let (generation, _) = Generation::prepare(site.path(), &clock)
+        let (generation, _) = Generation::prepare(site.path(), Purpose::Whole, &clock)
             .map_err(|findings| anyhow::anyhow!("the demonstration's policy is not valid:\n{findings}"))?;
         let gateway = Gateway::start(generation, clock.clone()).await?;
         let outcome = present(args, &site, &gateway, clock, stop).await;

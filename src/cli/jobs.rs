@@ -4,6 +4,7 @@
 //! standard output; a terminal gets it without characters that would act upon it.
 
 use std::io::{IsTerminal as _, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::admin::jobs::{Done, Shown};
 use crate::clock::Clock;
 use crate::domain::job::{JobId, JobView, State};
 use crate::domain::name::RouteName;
-use crate::policy;
+use crate::policy::{self, Admin};
 use crate::queue::operate::Page;
 
 mod client;
@@ -43,7 +44,7 @@ pub struct Args {
     /// The gateway's socket [default: that of --policy, or /run/bridgeward/admin.sock]
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "policy")]
     socket: Option<PathBuf>,
-    /// The policy's directory, for its `[admin] socket`
+    /// The policy's directory, for its `[admin] socket` or `work_socket`
     #[arg(long, global = true, value_name = "DIR")]
     policy: Option<PathBuf>,
     /// Print JSON, one line
@@ -118,18 +119,28 @@ fn socket(args: &Args) -> anyhow::Result<Option<PathBuf>> {
     let Some(directory) = &args.policy else {
         return Ok(Some(args.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into())));
     };
-    match policy::load(directory) {
+    match policy::load(directory, policy::Purpose::Operate) {
         Err(found) => {
             findings::show(&found)?;
             Ok(None)
         }
-        Ok(loaded) => match loaded.policy.admin.socket {
+        Ok(loaded) => match keeper(loaded.policy.admin) {
             Some(socket) => Ok(Some(socket)),
             None => bail!(
                 "{} names no socket: write `socket = \"{DEFAULT_SOCKET}\"` under `[admin]`, and restart the gateway",
                 directory.join("gateway.toml").display()
             ),
         },
+    }
+}
+
+/// The socket of whoever keeps the jobs: workers that are a process of their own, if they run, else the gateway.
+fn keeper(admin: Admin) -> Option<PathBuf> {
+    let Admin { socket, work_socket } = admin;
+    let listens = |path: &PathBuf| UnixStream::connect(path).is_ok();
+    match (socket, work_socket) {
+        (Some(socket), Some(work)) if !listens(&work) && listens(&socket) => Some(socket),
+        (socket, work) => work.or(socket),
     }
 }
 

@@ -20,6 +20,7 @@ pub mod promote;
 pub mod request;
 pub mod serve;
 pub mod sign;
+pub mod work;
 
 /// A TLS-secured webhook gateway: a request that proves who it comes from, and that the policy allows, runs one
 /// declared command. Everything else gets the same 404.
@@ -45,6 +46,8 @@ enum Command {
     Demo(demo::Args),
     /// Serve a policy: accept requests and run their commands
     Serve(serve::Args),
+    /// Run the jobs that a gate in another process submits
+    Work(work::Args),
     /// Check a policy: all errors and warnings at once
     Check(check::Args),
     /// Send a request, signed or with a client certificate
@@ -67,6 +70,7 @@ pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Work(args) => work::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Call(args) => call::run(&args),
         Command::Sign(args) => sign::run(&args),

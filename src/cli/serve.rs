@@ -1,4 +1,4 @@
-//! `bridgeward serve`: the gateway, until SIGTERM or SIGINT.
+//! `bridgeward serve`: the gateway, until SIGTERM or SIGINT; and what its other half, `bridgeward work`, has in common.
 //!
 //! Only starts and stops; what is served is the policy's to say.
 
@@ -10,8 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{findings, log};
 use crate::app::generation::Generation;
-use crate::app::{Gateway, process};
+use crate::app::{Gateway, StartError, process};
 use crate::clock::Clock;
+use crate::policy::Purpose;
 
 /// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
@@ -23,6 +24,9 @@ pub struct Args {
     /// The policy's directory: gateway.toml and routes/NAME.toml
     #[arg(long, value_name = "DIR")]
     pub policy: PathBuf,
+    /// The gate alone: keep and run no jobs, but submit them to `bridgeward work` over `queue.socket`
+    #[arg(long)]
+    no_workers: bool,
     #[command(flatten)]
     log: log::LogArgs,
 }
@@ -35,7 +39,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     process::harden().context("cannot protect this process's memory")?;
     let _log = log::start(&args.log);
     let clock = Clock::system();
-    let generation = match Generation::prepare(&args.policy, &clock) {
+    let purpose = if args.no_workers { Purpose::Gate } else { Purpose::Whole };
+    let generation = match Generation::prepare(&args.policy, purpose, &clock) {
         Ok((generation, warnings)) => {
             findings::show(&warnings)?;
             generation
@@ -45,14 +50,27 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    run_until_told(async {
+        let gateway = match args.no_workers {
+            false => Gateway::start(generation, clock).await?,
+            true => Gateway::start_gate(generation, clock).await?,
+        };
+        for address in gateway.addresses() {
+            tracing::info!(%address, "listening");
+        }
+        Ok(gateway)
+    })
+}
+
+/// Starts what `start` starts, and runs it until a signal comes or a part of it has ended.
+pub(super) fn run_until_told(
+    start: impl Future<Output = Result<Gateway, StartError>>,
+) -> anyhow::Result<ExitCode> {
     runtime()?.block_on(async {
         // Before the first connection: a signal that comes early is not missed.
         let stop = stop_signal()?;
         let hangups = tokio::spawn(hangups()?);
-        let mut gateway = Gateway::start(generation, clock).await?;
-        for address in gateway.addresses() {
-            tracing::info!(%address, "listening");
-        }
+        let mut gateway = start.await?;
         let ended = tokio::select! {
             name = stop => {
                 tracing::info!(

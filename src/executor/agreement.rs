@@ -125,7 +125,7 @@ pub(super) mod tests {
             std::fs::write(&path, text).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         }
-        policy::load(directory).unwrap_or_else(|errors| panic!("{errors}")).policy
+        policy::load(directory, policy::Purpose::Whole).unwrap_or_else(|errors| panic!("{errors}")).policy
     }
 
     pub(in crate::executor) fn jenkins() -> Identity {

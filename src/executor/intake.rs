@@ -30,8 +30,34 @@ impl LocalIntake {
         Self { store, policy }
     }
 
+    /// Whether a job could be stored now.
+    pub(super) async fn ready(&self) -> Result<(), Unavailable> {
+        self.store.writable().await
+    }
+
+    /// As [`Self::terms`], for what another process submits: it names nothing that the route does not declare.
+    pub(super) fn terms_of_stranger(&self, submission: &Submission) -> Result<Terms, SubmitError> {
+        let terms = self.terms(submission)?;
+        let route = self.policy.routes.get(&submission.route);
+        let declares =
+            |name| route.is_some_and(|route| route.parameters.sources().any(|(known, _)| known == name));
+        match submission.parameters.0.keys().find(|name| !declares(*name)) {
+            None => Ok(terms),
+            Some(name) => Err(SubmitError::Disagrees(format!("its route declares no parameter `{name}`"))),
+        }
+    }
+
+    /// Stores a submission at the terms that this process's policy sets.
+    pub(super) async fn keep(
+        &self,
+        submission: &Submission,
+        terms: &Terms,
+    ) -> Result<Submitted, SubmitError> {
+        self.store.submit(submission, terms).await
+    }
+
     /// What this process's policy says of a submission.
-    fn terms(&self, submission: &Submission) -> Result<Terms, SubmitError> {
+    pub(super) fn terms(&self, submission: &Submission) -> Result<Terms, SubmitError> {
         let Submission { route, identity, proofs, parameters, .. } = submission;
         agree(&self.policy, Asked { route, identity, proofs, parameters })
             .map(|agreed| agreed.terms)
@@ -42,7 +68,7 @@ impl LocalIntake {
 impl Intake for LocalIntake {
     async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
         let terms = self.terms(&submission)?;
-        self.store.submit(&submission, &terms).await
+        self.keep(&submission, &terms).await
     }
 
     async fn look_up(&self, job: JobId) -> Result<Option<Found>, Unavailable> {

@@ -1,6 +1,6 @@
 //! From a submission to a job, and from a job to exits.
 //!
-//! [`intake`] turns what the gate accepted into a job, [`worker`] claims jobs and runs them, and both ask this process's
+//! [`intake`] turns what the gate accepted into a job, [`door`] takes that from a gate in another process, [`worker`] claims jobs and runs them, and both ask this process's
 //! own policy what a job may be (`agreement`): a queue can ask for nothing that the policy does not offer. `hold` looks
 //! at the files that jobs wait for. `run` takes the steps of one job in order, `step` one process from its start to its
 //! end, `output` what it writes. [`spawn`] is the one place that starts processes: no other file names a command type,
@@ -21,6 +21,7 @@
 //!   that made a session of its own escapes that kill until trees are held by a cgroup or a subreaper.
 
 mod agreement;
+pub mod door;
 mod ends;
 mod hold;
 pub mod intake;

@@ -17,7 +17,7 @@ use super::rejection::{Notice, Rejection, Why};
 use super::stage::Permit;
 use crate::audit::{Record, Recorder};
 use crate::domain::identity::Identity;
-use crate::queue::{How, Intake, SubmitError, Submitted};
+use crate::queue::{Intake, SubmitError, Submitted};
 
 /// The innermost service of the stack.
 pub(super) struct Dispatch<I> {
@@ -93,12 +93,8 @@ impl<I: Intake> Dispatch<I> {
         }
         match self.intake.submit(submission).await {
             Ok(submitted) => {
-                let how = match submitted.how {
-                    How::Fresh => "fresh",
-                    How::Duplicate => "duplicate",
-                    How::Coalesced => "coalesced",
-                };
-                self.recorder.note(Record::Stored { route, identity, job: submitted.job, how });
+                let (job, how, worker) = (submitted.job, submitted.how.as_str(), self.intake.workers_head());
+                self.recorder.note(Record::Stored { route, identity, job, how, worker });
                 Ok(submitted)
             }
             Err(error) => {

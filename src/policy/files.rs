@@ -1,5 +1,6 @@
 //! Where a policy's other files come from: the disk with all its checks, or memory for tests and fuzzing.
 //!
+//! Also says what the process that reads is for, because a part of a gateway looks only at what it uses.
 //! The one way by which compiling a policy reaches outside its own text.
 
 use std::collections::BTreeMap;
@@ -10,6 +11,48 @@ use zeroize::Zeroizing;
 use super::opening::{self, Kind, NotOpened, ProgramProblem};
 use super::rights::Caller;
 
+/// Which process a policy is read for: what it does not use, it does not look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A gate with its workers, or whoever wants to know all about a policy.
+    Whole,
+    /// A gate alone: it keeps no jobs and runs none.
+    Gate,
+    /// Workers alone: they hold no certificate and verify no signature.
+    Work,
+    /// An operator's command, which asks where a gateway is reached and nothing else.
+    Operate,
+}
+
+impl Purpose {
+    /// Whether requests come in.
+    pub(super) const fn listens(self) -> bool {
+        match self {
+            Self::Whole | Self::Gate => true,
+            Self::Work | Self::Operate => false,
+        }
+    }
+
+    /// Whether jobs are kept and run.
+    pub(super) const fn works(self) -> bool {
+        match self {
+            Self::Whole | Self::Work => true,
+            Self::Gate | Self::Operate => false,
+        }
+    }
+}
+
+/// A user of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// As the policy names it.
+    pub name: String,
+    /// Its number.
+    pub uid: u32,
+    /// The number of its own group.
+    pub gid: u32,
+}
+
 /// Certificates, secrets and programs that a policy names.
 #[derive(Clone, Debug)]
 pub enum Files {
@@ -17,6 +60,8 @@ pub enum Files {
     Disk(Caller),
     /// These files and programs, by absolute path, and no others; every directory exists.
     Memory(BTreeMap<PathBuf, Vec<u8>>),
+    /// The same files, for a process that uses only a part of them.
+    For(Purpose, Box<Files>),
 }
 
 impl Files {
@@ -26,8 +71,31 @@ impl Files {
         Self::Disk(Caller::current())
     }
 
+    /// What the process that reads is for.
+    pub(super) fn purpose(&self) -> Purpose {
+        match self {
+            Self::Disk(_) | Self::Memory(_) => Purpose::Whole,
+            Self::For(purpose, _) => *purpose,
+        }
+    }
+
+    /// The user of this name; `None` when there is none. In memory there are `root` and `nobody`.
+    pub(super) fn user(&self, name: &str) -> Result<Option<User>, std::io::Error> {
+        let numbers = match self {
+            Self::For(_, files) => return files.user(name),
+            Self::Disk(_) => {
+                nix::unistd::User::from_name(name)?.map(|user| (user.uid.as_raw(), user.gid.as_raw()))
+            }
+            Self::Memory(_) => [("root", 0), ("nobody", 65534)]
+                .into_iter()
+                .find_map(|(known, number)| (known == name).then_some((number, number))),
+        };
+        Ok(numbers.map(|(uid, gid)| User { name: name.to_owned(), uid, gid }))
+    }
+
     pub(super) fn read(&self, path: &Path, kind: Kind) -> Result<Zeroizing<Vec<u8>>, NotOpened> {
         match self {
+            Self::For(_, files) => files.read(path, kind),
             Self::Disk(caller) => opening::read(path, kind, caller),
             Self::Memory(files) => match files.get(path) {
                 Some(bytes) => Ok(Zeroizing::new(bytes.clone())),
@@ -40,6 +108,10 @@ impl Files {
     /// strangers may write in its directory, too.
     pub(super) fn may_be_created(&self, path: &Path) -> Result<(PathBuf, Surroundings), NotOpened> {
         let caller = match self {
+            Self::For(Purpose::Operate, _) => return Ok((path.to_owned(), Surroundings::Private)),
+            Self::For(Purpose::Whole | Purpose::Gate | Purpose::Work, files) => {
+                return files.may_be_created(path);
+            }
             Self::Disk(caller) => caller,
             Self::Memory(_) => return Ok((path.to_owned(), Surroundings::Private)),
         };
@@ -57,9 +129,11 @@ impl Files {
         Ok((path, if directory.shared { Surroundings::Shared } else { Surroundings::Private }))
     }
 
-    /// Whether `path` is a directory that commands can start in; whoever may write there is the operator's to say.
+    /// Whether `path` is a directory that commands can start in, as for programs; whoever may write there is the operator's to say.
     pub(super) fn directory(&self, path: &Path) -> Result<bool, std::io::Error> {
         match self {
+            Self::For(Purpose::Gate | Purpose::Operate, _) => Ok(true),
+            Self::For(Purpose::Whole | Purpose::Work, files) => files.directory(path),
             Self::Disk(_) => match path.metadata() {
                 Ok(found) => Ok(found.is_dir()),
                 Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(false),
@@ -69,9 +143,11 @@ impl Files {
         }
     }
 
-    /// The program's path after all symbolic links.
+    /// The program's path after all symbolic links; a gate alone starts none, and need not be able to see it.
     pub(super) fn program(&self, path: &Path) -> Result<PathBuf, ProgramProblem> {
         match self {
+            Self::For(Purpose::Gate | Purpose::Operate, _) => Ok(path.to_owned()),
+            Self::For(Purpose::Whole | Purpose::Work, files) => files.program(path),
             Self::Disk(caller) => opening::resolve_program(path, caller),
             Self::Memory(files) if files.contains_key(path) => Ok(path.to_owned()),
             Self::Memory(_) => Err(ProgramProblem::Missing),

@@ -27,7 +27,7 @@ pub mod rule;
 pub mod secret;
 pub mod units;
 
-pub use files::Files;
+pub use files::{Files, Purpose, User};
 pub use rights::Caller;
 
 use diagnostic::{Diagnostics, Place};
@@ -37,8 +37,8 @@ use secret::Secret;
 /// All that one policy directory says.
 #[derive(Debug)]
 pub struct Policy {
-    /// `[listen]`
-    pub listen: Listen,
+    /// `[listen]`; `None` where it is read for workers alone.
+    pub listen: Option<Listen>,
     /// `[admin]`
     pub admin: Admin,
     /// `[queue]`
@@ -47,7 +47,7 @@ pub struct Policy {
     pub audit: Audit,
     /// `[limits]`
     pub limits: Limits,
-    /// `[keys.<name>]`
+    /// `[keys.<name>]`; none where it is read for workers alone.
     pub keys: BTreeMap<KeyName, Key>,
     /// `routes/<name>.toml`
     pub routes: BTreeMap<RouteName, Arc<Route>>,
@@ -63,7 +63,7 @@ pub struct Loaded {
 }
 
 /// `[listen]`
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Listen {
     /// Where to accept connections; at least one.
     pub addresses: Vec<SocketAddr>,
@@ -82,6 +82,8 @@ pub struct Listen {
 pub struct Admin {
     /// The operators' socket, absolute; without it there is none.
     pub socket: Option<PathBuf>,
+    /// The same for workers that are a process of their own.
+    pub work_socket: Option<PathBuf>,
 }
 
 /// What client certificates are verified against.
@@ -146,6 +148,10 @@ pub struct Queue {
     pub keep: Duration,
     /// How many bytes of output finished jobs keep together.
     pub keep_bytes: usize,
+    /// Where a gate of its own process submits, absolute; there where the policy is read for a part of a gateway.
+    pub socket: Option<PathBuf>,
+    /// Who may submit there; without it root and the workers' own user.
+    pub gate_user: Option<User>,
 }
 
 /// `[audit]`
@@ -153,6 +159,14 @@ pub struct Queue {
 pub struct Audit {
     /// The audit log, absolute.
     pub file: PathBuf,
+}
+
+impl Audit {
+    /// The log of workers that are a process of their own: `<stem>.work.jsonl` beside [`Audit::file`].
+    #[must_use]
+    pub fn work_file(&self) -> PathBuf {
+        self.file.with_extension("work.jsonl")
+    }
 }
 
 /// `[limits]`
@@ -225,30 +239,30 @@ pub enum Scheme {
     Rfc9421,
 }
 
-/// Reads, checks and compiles the policy in `directory`, and keeps what can be used of a bad one.
+/// Reads, checks and compiles the policy in `directory` for this purpose, and keeps what can be used of a bad one.
 #[must_use]
-pub fn examine(directory: &Path) -> Examined {
-    examine_as(directory, directory)
+pub fn examine(directory: &Path, purpose: Purpose) -> Examined {
+    examine_as(directory, directory, purpose)
 }
 
 /// As [`examine`], but as if the directory were `place`: relative paths start from there, and findings name it. This is
 /// how a policy is tried before it replaces the one in `place`.
 #[must_use]
-pub fn examine_as(directory: &Path, place: &Path) -> Examined {
+pub fn examine_as(directory: &Path, place: &Path, purpose: Purpose) -> Examined {
     let caller = Caller::current();
     let (mut texts, mut found) = directory::read(directory, &caller);
     if place != directory {
         texts.stand_in(place, &caller, &mut found);
     }
-    compile::compile(&texts, &Files::Disk(caller), found)
+    compile::compile(&texts, &Files::For(purpose, Box::new(Files::Disk(caller))), found)
 }
 
 /// As [`examine`], for those who have no use for a bad policy.
 ///
 /// # Errors
 /// All errors that were found, with the warnings, each with its file, line and column.
-pub fn load(directory: &Path) -> Result<Loaded, Diagnostics> {
-    finish(examine(directory))
+pub fn load(directory: &Path, purpose: Purpose) -> Result<Loaded, Diagnostics> {
+    finish(examine(directory, purpose))
 }
 
 /// As [`load`], for the text of `gateway.toml` and the names and texts of route files, as if they stood in `/policy`.

@@ -1,17 +1,23 @@
 //! Durable jobs: what the gate sees of them, and what a worker sees.
 //!
-//! The gate submits and looks up through [`Intake`]; it does not know who answers. Workers use the sqlite store. This
+//! The gate submits and looks up through [`Intake`]; it does not know who answers: workers in its own process, or in
+//! another one behind a Unix [`socket`], to which it speaks in [`frame`]s. Workers use the sqlite store. This
 //! room knows no policy: what a policy says of a job reaches it as `domain::submission::Terms`.
 
 use std::future::Future;
 use std::time::Duration;
 
+use crate::domain::anchor::Anchor;
 use crate::domain::identity::{Identity, Proofs};
 use crate::domain::job::{JobId, JobView, State};
 use crate::domain::parameters::RawParameters;
 use crate::domain::submission::Submission;
 
+pub mod answer;
+pub mod frame;
 pub mod operate;
+pub mod question;
+pub mod socket;
 pub mod sqlite;
 
 mod claim;
@@ -48,6 +54,11 @@ pub trait Intake: Send + Sync + 'static {
         job: JobId,
         limit: Duration,
     ) -> impl Future<Output = Result<Option<Found>, Unavailable>> + Send;
+
+    /// How far the audit log of workers in another process went when they last stored something, as far as is known.
+    fn workers_head(&self) -> Option<Anchor> {
+        None
+    }
 }
 
 /// A job, and whose it is.
@@ -100,6 +111,18 @@ pub enum How {
     Duplicate,
     /// An equal job waits: its run is this request's, too.
     Coalesced,
+}
+
+impl How {
+    /// The word for it on record.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Duplicate => "duplicate",
+            Self::Coalesced => "coalesced",
+        }
+    }
 }
 
 /// Why nothing was stored.

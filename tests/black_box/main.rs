@@ -25,4 +25,5 @@ mod patience;
 mod promote;
 mod signed;
 mod support;
+mod two_processes;
 mod wall;

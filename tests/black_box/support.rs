@@ -122,34 +122,39 @@ impl Site {
     }
 
     fn try_serve_by(&self, mut command: Command) -> Result<Running, String> {
-        let mut child = command
-            .args(["serve", "--log-format", "json", "--policy"])
-            .arg(self.dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Arc::new(Log::default());
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        std::thread::spawn({
-            let log = Arc::clone(&log);
-            move || {
-                for line in stderr.lines() {
-                    log.push(Some(line.unwrap_or_default()));
-                }
-                log.push(None);
-            }
-        });
-        let line = log.wait_for(|line| line.contains("\"message\":\"listening\""));
-        let Some(line) = line else {
-            child.wait().unwrap();
-            return Err(log.text());
-        };
+        command.args(["serve", "--log-format", "json", "--policy"]).arg(self.dir.path());
+        self.try_start(command)
+    }
+
+    /// Starts a gateway by its whole command, and waits until it listens.
+    pub fn try_start(&self, command: Command) -> Result<Running, String> {
+        let (child, log, line) = launch(command, "listening")?;
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         let address = line["address"].as_str().unwrap().parse().unwrap();
         Ok(Running { child, address, log, ca_pem: self.ca_pem.clone() })
     }
+}
+
+/// Starts a process that logs JSON, and waits until its log says so; what it wrote when it ended instead.
+pub fn launch(mut command: Command, ready: &str) -> Result<(Child, Arc<Log>, String), String> {
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let log = Arc::new(Log::default());
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    std::thread::spawn({
+        let log = Arc::clone(&log);
+        move || {
+            for line in stderr.lines() {
+                log.push(Some(line.unwrap_or_default()));
+            }
+            log.push(None);
+        }
+    });
+    let Some(line) = log.wait_for(|line| line.contains(&format!("\"message\":\"{ready}\""))) else {
+        child.wait().unwrap();
+        return Err(log.text());
+    };
+    Ok((child, log, line))
 }
 
 pub fn days(days: u32) -> Validity {

@@ -1,6 +1,6 @@
-//! `[admin]`: where operators reach the gateway.
+//! `[admin]`: where operators reach the gateway; and what holds for every Unix socket.
 //!
-//! Only the path is judged here; whether something listens there already is found out when the gateway starts.
+//! Only paths are judged here; whether something listens there already is found out when the gateway starts.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
@@ -14,18 +14,22 @@ use crate::policy::opening::NotOpened;
 const LONGEST_SOCKET: usize = 107;
 
 pub(super) fn decode(table: &mut Table<'_>, files: &Files) -> Decoded<Admin> {
-    let socket = table.optional("socket", |value| socket(value, files));
-    table.unsupported("work_socket");
+    let purpose = files.purpose();
+    let own = table.optional("socket", |value| socket(value, files, purpose.listens()));
+    let work = table.optional("work_socket", |value| socket(value, files, purpose.works()));
     table.unsupported("address");
     table.unsupported("allow");
-    Ok(Admin { socket: socket? })
+    Ok(Admin { socket: own?, work_socket: work? })
 }
 
-/// A socket that is made at each start. Its directory may be one that systemd makes only then.
-fn socket(value: Value<'_>, files: &Files) -> Decoded<PathBuf> {
+/// A socket that is made at each start, by this process if `made`. Its directory may be one that systemd makes only then.
+pub(super) fn socket(value: Value<'_>, files: &Files, made: bool) -> Decoded<PathBuf> {
     let path = value.path()?;
     if path.as_os_str().as_bytes().len() > LONGEST_SOCKET {
         return Err(value.refuse(format_args!("the path of a socket has at most {LONGEST_SOCKET} bytes")));
+    }
+    if !made {
+        return Ok(path);
     }
     match files.may_be_created(&path) {
         Ok((path, Surroundings::Private)) => Ok(path),
@@ -56,9 +60,11 @@ mod tests {
 
     #[test]
     fn a_socket_is_a_path_and_without_one_there_is_none() {
-        let text = format!("{GATEWAY}\n[admin]\nsocket = \"run/admin.sock\"");
+        let text =
+            format!("{GATEWAY}\n[admin]\nsocket = \"run/admin.sock\"\nwork_socket = \"/run/work.sock\"");
         let policy = compile(&text, &[("r", ROUTE)]).unwrap().policy;
         assert_eq!(policy.admin.socket.as_deref(), Some(Path::new("/policy/run/admin.sock")));
+        assert_eq!(policy.admin.work_socket.as_deref(), Some(Path::new("/run/work.sock")));
         for text in [GATEWAY.to_owned(), format!("{GATEWAY}\n[admin]")] {
             assert_eq!(compile(&text, &[("r", ROUTE)]).unwrap().policy.admin.socket, None);
         }
@@ -72,7 +78,7 @@ mod tests {
             ("socket = \"\"", "`socket`: the path of a file"),
             (long.as_str(), "`socket`: the path of a socket has at most 107 bytes"),
             ("sockets = \"/x\"", "unknown key `sockets` in `[admin]`"),
-            ("work_socket = \"/x\"", "`work_socket` is not supported yet in `[admin]`"),
+            ("work_socket = []", "`work_socket`: takes a string, not an array"),
             ("address = \"[::]:1\"", "`address` is not supported yet in `[admin]`"),
             ("allow = []", "`allow` is not supported yet in `[admin]`"),
         ] {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use crate::policy::files::{Files, Surroundings};
 use crate::policy::opening::Kind;
 use crate::policy::secret::Secret;
 use crate::policy::{
-    Admin, Audit, ClientTrust, Credentials, Key, Limits, Listen, PemFile, PrivateKeyFile, Queue, units,
+    Admin, Audit, ClientTrust, Credentials, Key, Limits, Listen, PemFile, PrivateKeyFile, Purpose, Queue,
+    User, units,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -22,7 +23,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// All that `gateway.toml` says.
 #[derive(Debug)]
 pub(in crate::policy) struct Gateway {
-    pub(in crate::policy) listen: Listen,
+    pub(in crate::policy) listen: Option<Listen>,
     pub(in crate::policy) admin: Admin,
     pub(in crate::policy) queue: Queue,
     pub(in crate::policy) audit: Audit,
@@ -61,12 +62,19 @@ pub(in crate::policy) fn decode(
     credentials: &mut Credentials,
 ) -> Decoded<Gateway> {
     page.read("`gateway.toml`", |top| {
-        let listen = top.required("listen", |value| {
-            value.table("`[listen]`", |table| {
-                known.clients = Some(table.has("client_ca"));
-                listen(table, files, credentials)
-            })
-        });
+        let purpose = files.purpose();
+        let listen = if purpose.listens() {
+            let listen = top.required("listen", |value| {
+                value.table("`[listen]`", |table| {
+                    known.clients = Some(table.has("client_ca"));
+                    listen(table, files, credentials)
+                })
+            });
+            listen.map(Some)
+        } else {
+            top.leave("listen");
+            Ok(None)
+        };
         let admin = top.table_or_defaults("admin", "`[admin]`", |table| admin::decode(table, files));
         let queue = top.required("queue", |value| value.table("`[queue]`", |table| queue(table, files)));
         let audit = top.required("audit", |value| {
@@ -76,16 +84,31 @@ pub(in crate::policy) fn decode(
         });
         let limits = top.table_or_defaults("limits", "`[limits]`", limits::decode);
         known.body = limits.as_ref().ok().map(|limits| limits.body);
-        let keys = top.table_or_defaults("keys", "`[keys]`", |table| {
-            let (names, keys) = keys::decode(table, files);
-            known.keys = Some(names);
-            keys
-        });
+        let keys = if purpose.listens() {
+            top.table_or_defaults("keys", "`[keys]`", |table| {
+                let (names, keys) = keys::decode(table, files);
+                known.keys = Some(names);
+                keys
+            })
+        } else {
+            top.leave("keys");
+            Ok(BTreeMap::new())
+        };
         if let (Ok(queue), Ok(audit)) = (&queue, &audit)
             && queue.file == audit.file
         {
             let both = "`audit.file` and `queue.file` are the same file";
             return Err(page.report(Finding::error(top.place_of("audit"), both)));
+        }
+        if let (Ok(admin), Ok(queue)) = (&admin, &queue) {
+            let sockets = [&admin.socket, &admin.work_socket, &queue.socket].map(Option::as_deref);
+            let twice = |(index, socket): (usize, Option<&Path>)| {
+                socket.is_some() && sockets.iter().skip(index + 1).any(|s| *s == socket)
+            };
+            if sockets.into_iter().enumerate().any(twice) {
+                let same = "two of `admin.socket`, `admin.work_socket` and `queue.socket` are the same file";
+                return Err(page.report(Finding::error(top.place_of("admin"), same)));
+            }
         }
         Ok(Gateway {
             listen: listen?,
@@ -174,13 +197,54 @@ fn client_trust(
 fn queue(table: &mut Table<'_>, files: &Files) -> Decoded<Queue> {
     let engine =
         table.or("engine", Engine::Sqlite, |value| value.word(&[("sqlite", Engine::Sqlite)], &["nats"]));
-    let file = table.required("file", |value| file_to_write(value, files));
+    let purpose = files.purpose();
+    let file = table.required("file", |value| match purpose.works() {
+        true => file_to_write(value, files),
+        false => value.path(),
+    });
     let keep = table.or("keep", 30 * DAY, positive_duration);
     let keep_bytes = table.or("keep_bytes", 1 << 30, limits::positive_size);
-    table.unsupported("socket");
-    table.unsupported("gate_user");
+    let is_part = matches!(purpose, Purpose::Gate | Purpose::Work);
+    if is_part && !table.has("socket") {
+        let message =
+            "`socket` is missing in `[queue]`: gate and workers are two processes, and submit over it";
+        let finding = Finding::error(table.place(), message);
+        return Err(table.page().report(finding.help("write `socket = \"/run/bridgeward/queue.sock\"`")));
+    }
+    let socket = table.optional("socket", |value| admin::socket(value, files, purpose.works()));
+    let gate_user = table.optional("gate_user", |value| match purpose.works() {
+        true => gate_user(value, files).map(Some),
+        // Whom the workers let in is theirs to say.
+        false => value.text().map(|_| None),
+    });
+    if table.has("gate_user") && !table.has("socket") {
+        let finding = Finding::error(table.place_of("gate_user"), "`gate_user` without `socket`");
+        return Err(table.page().report(finding.help("give `socket`, where that user may submit")));
+    }
     match engine? {
-        Engine::Sqlite => Ok(Queue { file: file?, keep: keep?, keep_bytes: keep_bytes? }),
+        Engine::Sqlite => Ok(Queue {
+            file: file?,
+            keep: keep?,
+            keep_bytes: keep_bytes?,
+            socket: socket?,
+            gate_user: gate_user?.flatten(),
+        }),
+    }
+}
+
+/// The user that a gate runs as, by name.
+fn gate_user(value: Value<'_>, files: &Files) -> Decoded<User> {
+    let name = value.text()?;
+    match files.user(name) {
+        Ok(Some(user)) => {
+            if user.uid == 0 {
+                let message = "the gate's user is root: a gate that is broken into needs no workers then";
+                value.page().warn(value.place(), message, "let the gate run as a user of its own");
+            }
+            Ok(user)
+        }
+        Ok(None) => Err(value.refuse(format!("there is no user `{}` on this machine", name.escape_debug()))),
+        Err(error) => Err(value.refuse(format!("users cannot be looked up: {error}"))),
     }
 }
 
@@ -242,7 +306,8 @@ fn file_to_write(value: Value<'_>, files: &Files) -> Decoded<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::tests::{GATEWAY, ROUTE, compile, findings};
+    use crate::policy::compile_text;
+    use crate::policy::tests::{FILES, GATEWAY, ROUTE, compile, findings};
 
     /// The findings once `from` is replaced in the gateway's text.
     fn with(from: &str, to: &str) -> Vec<String> {
@@ -257,12 +322,13 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_language() {
         let policy = compile(GATEWAY, &[("r", ROUTE)]).unwrap().policy;
-        assert_eq!(policy.listen.addresses, ["0.0.0.0:8443".parse().unwrap()]);
-        assert_eq!(policy.listen.authorities, None);
-        assert_eq!(policy.listen.certificate.path, PathBuf::from("/policy/certs/server.pem"));
-        assert_eq!(policy.listen.certificate.bytes, b"server");
-        assert_eq!(policy.listen.private_key.pem.expose(), b"key");
-        let clients = policy.listen.clients.unwrap();
+        let listen = policy.listen.unwrap();
+        assert_eq!(listen.addresses, ["0.0.0.0:8443".parse().unwrap()]);
+        assert_eq!(listen.authorities, None);
+        assert_eq!(listen.certificate.path, PathBuf::from("/policy/certs/server.pem"));
+        assert_eq!(listen.certificate.bytes, b"server");
+        assert_eq!(listen.private_key.pem.expose(), b"key");
+        let clients = listen.clients.unwrap();
         assert_eq!(
             (&clients.ca.bytes[..], clients.crl.as_ref().map(|crl| &crl.bytes[..])),
             (&b"ca"[..], Some(&b"crl"[..]))
@@ -296,14 +362,55 @@ mod tests {
             .replace("[queue]", "[limits]\nbody = \"1MiB\"\nwait = \"0s\"\nwaiting = 0\nrefusals_logged = \"7/h\"\n[queue]\nengine = \"sqlite\"\nkeep = \"12h\"\nkeep_bytes = \"2MiB\"")
             + "window = \"30s\"\nremember = \"2d\"";
         let policy = compile(&text, &[("r", ROUTE)]).unwrap().policy;
-        assert_eq!(policy.listen.addresses.len(), 2);
-        assert_eq!(policy.listen.authorities.unwrap(), ["gate.example.com", "::1", "10.0.0.1"]);
+        let listen = policy.listen.unwrap();
+        assert_eq!(listen.addresses.len(), 2);
+        assert_eq!(listen.authorities.unwrap(), ["gate.example.com", "::1", "10.0.0.1"]);
         assert_eq!((policy.queue.keep, policy.queue.keep_bytes), (Duration::from_secs(43_200), 2 << 20));
         assert_eq!((policy.limits.body, policy.limits.waiting), (1 << 20, 0));
         assert!(policy.limits.wait.is_zero());
         assert_eq!(policy.limits.refusals_logged.period.as_secs(), 3600);
         let key = policy.keys.values().next().unwrap();
         assert_eq!((key.window.as_secs(), key.remember.as_secs()), (30, 172_800));
+    }
+
+    #[test]
+    fn a_part_of_a_gateway_looks_only_at_what_it_uses() {
+        let socket = "[queue]\nsocket = \"/run/queue.sock\"\ngate_user = \"nobody\"";
+        let text = GATEWAY.replace("[queue]", socket);
+        let examine = |purpose, text: &str, files: &[&str]| {
+            let files = FILES.iter().filter(|(path, _)| files.iter().any(|name| path.ends_with(name)));
+            let files = Files::Memory(files.map(|(path, bytes)| (path.clone(), bytes.clone())).collect());
+            let loaded = compile_text(text, &[("r", ROUTE)], &Files::For(purpose, Box::new(files)));
+            loaded
+                .map(|loaded| loaded.policy)
+                .map_err(|found| found.messages().map(str::to_owned).collect::<Vec<_>>())
+        };
+        let gates = ["server.pem", "server.key", "ca.pem", "crl.pem", "jenkins"];
+        let gate = examine(Purpose::Gate, &text, &gates).unwrap();
+        assert!(gate.listen.is_some() && gate.keys.len() == 1);
+        assert_eq!(
+            (gate.queue.socket.as_deref(), gate.queue.gate_user),
+            (Some(Path::new("/run/queue.sock")), None)
+        );
+        // Neither certificates nor secrets, and not even the tables that name them.
+        let rest = &text[text.find("[queue]").unwrap()..text.find("[keys").unwrap()];
+        for text in [&text, rest, &text.replace("scheme", "no_such_key")] {
+            let work = examine(Purpose::Work, text, &["bin/a"]).unwrap();
+            assert!(work.listen.is_none() && work.keys.is_empty());
+            assert_eq!(work.queue.gate_user.map(|user| user.uid), Some(65534));
+            assert_eq!(work.audit.work_file(), Path::new("/var/log/bridgeward/audit.work.jsonl"));
+            assert!(examine(Purpose::Operate, text, &[]).is_ok());
+        }
+        for purpose in [Purpose::Gate, Purpose::Work] {
+            let found = examine(purpose, GATEWAY, &gates).unwrap_err();
+            assert!(found[0].starts_with("`socket` is missing in `[queue]`"), "{found:?}");
+        }
+        assert!(examine(Purpose::Operate, GATEWAY, &[]).is_ok());
+        let unknown = text.replace("\"nobody\"", "\"x\"");
+        assert!(
+            examine(Purpose::Gate, &unknown, &gates).is_ok()
+                && examine(Purpose::Work, &unknown, &["bin/a"]).is_err()
+        );
     }
 
     #[test]
@@ -352,8 +459,23 @@ mod tests {
             ("[queue]", "[queue]\nengine = \"redis\"", "`engine`: `redis` is not one of its values"),
             ("[queue]", "[queue]\nkeep = \"0s\"", "`keep`: a duration longer than nothing"),
             ("[queue]", "[queue]\nkeep_bytes = \"0B\"", "`keep_bytes`: a size of at least 1B"),
-            ("[queue]", "[queue]\nsocket = \"/run/x\"", "`socket` is not supported yet in `[queue]`"),
-            ("[queue]", "[queue]\ngate_user = \"x\"", "`gate_user` is not supported yet in `[queue]`"),
+            ("[queue]", "[queue]\nsocket = 1", "`socket`: takes a string, not an integer"),
+            ("[queue]", "[queue]\ngate_user = \"nobody\"", "`gate_user` without `socket`"),
+            (
+                "[queue]",
+                "[queue]\nsocket = \"/run/x\"\ngate_user = \"x\"",
+                "`gate_user`: there is no user `x` on this machine",
+            ),
+            (
+                "[queue]",
+                "[queue]\nsocket = \"/run/x\"\ngate_user = \"root\"",
+                "the gate's user is root: a gate that is broken into needs no workers then",
+            ),
+            (
+                "[queue]",
+                "[admin]\nsocket = \"/run/x\"\n[queue]\nsocket = \"/run/x\"",
+                "two of `admin.socket`, `admin.work_socket` and `queue.socket` are the same file",
+            ),
             ("[queue]", "[quota]\n[queue]", "unknown key `quota` in `gateway.toml`"),
             (
                 "[audit]\n        file = \"/var/log/bridgeward/audit.jsonl\"",
@@ -421,17 +543,17 @@ mod tests {
         );
         assert_eq!(with(ca, ""), ["`client_crl` without `client_ca`"]);
         let text = GATEWAY.replace(crl, "revocation = \"off\"");
-        let clients = compile(&text, &[("r", ROUTE)]).unwrap().policy.listen.clients.unwrap();
+        let clients = compile(&text, &[("r", ROUTE)]).unwrap().policy.listen.unwrap().clients.unwrap();
         assert!(clients.crl.is_none());
         let loaded =
             compile(&GATEWAY.replace(crl, &format!("{crl}\nrevocation = \"off\"")), &[("r", ROUTE)]).unwrap();
-        assert!(loaded.policy.listen.clients.unwrap().crl.is_none());
+        assert!(loaded.policy.listen.unwrap().clients.unwrap().crl.is_none());
         assert_eq!(
             loaded.warnings.messages().collect::<Vec<_>>(),
             ["`client_crl` is not looked at, because `revocation` is \"off\""]
         );
         let neither = GATEWAY.replace(crl, "").replace(ca, "");
-        assert!(compile(&neither, &[("r", ROUTE)]).unwrap().policy.listen.clients.is_none());
+        assert!(compile(&neither, &[("r", ROUTE)]).unwrap().policy.listen.unwrap().clients.is_none());
     }
 
     #[test]

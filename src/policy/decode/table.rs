@@ -88,6 +88,11 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// A key that is not looked at here, whatever it says.
+    pub(in crate::policy) fn leave(&mut self, key: &'static str) {
+        self.built.push(key);
+    }
+
     /// A key of the language that is not built yet: present, it is refused, whatever it says.
     pub(in crate::policy) fn unsupported(&mut self, key: &'static str) {
         self.later.push(key);
