@@ -39,6 +39,7 @@ impl Ledger<'_> {
             if digest != message.digest {
                 return Err(SubmitError::Conflict(job));
             }
+            self.remember_longer(message)?;
             return Ok(Some(Submitted { job, state, how: How::Duplicate }));
         }
         match (message.created, self.floor(&message.scope)?) {
@@ -59,6 +60,22 @@ impl Ledger<'_> {
             Some((digest, job, state)) => Ok(Some((digest, stored::job_id(&job)?, stored::state(&state)?))),
             None => Ok(None),
         }
+    }
+
+    /// A repetition may be signed anew, and be good for longer than the first one was: the id stays as long as any of them.
+    fn remember_longer(&self, message: &MessageId) -> Result<(), Unavailable> {
+        self.connection
+            .prepare_cached(
+                "UPDATE messages SET created = MAX(created, ?3), keep_until = ?4
+                 WHERE scope = ?1 AND id = ?2 AND keep_until < ?4",
+            )?
+            .execute(params![
+                message.scope,
+                message.id,
+                message.created.map(Timestamp::as_microsecond),
+                message.keep_until.as_microsecond(),
+            ])?;
+        Ok(())
     }
 
     fn floor(&self, scope: &str) -> Result<Option<i64>, Unavailable> {
@@ -201,6 +218,25 @@ mod tests {
         // What was refused was not remembered either.
         let fresh = store.submit(&place.signed("kick", "n3"), &terms("a", 1)).await.unwrap();
         assert_eq!(fresh.how, How::Fresh);
+    }
+
+    #[tokio::test]
+    async fn i6_a_repetition_that_is_signed_anew_is_remembered_as_long_as_it_is_good() {
+        let place = Place::new();
+        let (store, _) = place.open();
+        let first = store.submit(&place.signed("kick", "n1"), &terms("kick", 1)).await.unwrap();
+        place.hands.advance(Duration::from_secs(500));
+        let anew = place.signed("kick", "n1");
+        assert_eq!(store.submit(&anew, &terms("kick", 1)).await.unwrap().how, How::Duplicate);
+        // The first one would be forgotten by now, the second one is not.
+        place.hands.advance(Duration::from_secs(500));
+        store.claim().await.unwrap();
+        let again = store.submit(&anew, &terms("kick", 1)).await.unwrap();
+        assert_eq!((again.job, again.how), (first.job, How::Duplicate));
+        // Once both are, both stay refused.
+        place.hands.advance(Duration::from_secs(101));
+        store.claim().await.unwrap();
+        assert_eq!(store.submit(&anew, &terms("kick", 1)).await, Err(SubmitError::Forgotten));
     }
 
     #[tokio::test]
