@@ -1,25 +1,28 @@
 //! The last guard: is what the allowed sender asks for something that the route offers?
 //!
-//! Judges the body, extracts the parameters, and makes sure that they are accepted and that argv arrays can be rendered
+//! Judges the body, asks the conditions, extracts the parameters, and makes sure that they are accepted and that argv arrays can be rendered
 //! from them, with the functions that the worker calls too (invariant I4). What it renders it throws away: a permit
 //! carries raw values.
 
 use std::time::Duration;
 
 use axum::http::HeaderMap;
+use axum::http::request::Parts;
 use sha2::{Digest as _, Sha256};
 
-use super::extract::extract;
+use super::extract::{Given, scalar};
+use super::form::Fields;
 use super::guard::Guard;
 use super::json::Json;
 use super::prefer;
 use super::rejection::{Notice, Rejection};
+use super::scheme::{Id, LONGEST_ID, Signed};
 use super::stage::{Allowed, Body, Paced, Permit};
 use crate::domain::identity::Identity;
 use crate::domain::parameters::RawParameters;
 use crate::domain::submission::{Message, MessageId};
-use crate::policy::parameter::From;
-use crate::policy::route::{Payload, Respond, Route};
+use crate::policy::parameter::{From, Reason};
+use crate::policy::route::{Payload, Respond};
 
 /// Longest `Idempotency-Key`, in bytes.
 const LONGEST_IDEMPOTENCY_KEY: usize = 128;
@@ -63,11 +66,20 @@ impl Admit {
             Body::TooSlow => return Err(Notice::BodyTooSlow),
             Body::Broken => return Err(Notice::BodyBroken),
         };
-        let json = document(route, body)?;
-        let parameters = extract(&route.parameters, parts, &allowed.proofs, json.as_ref())?;
+        let form = Fields::new(body);
+        let json = document(allowed, form, body)?;
+        let given = Given { parts, proofs: &allowed.proofs, form, json: json.as_ref() };
+        for condition in &route.when {
+            // What cannot be read is not what the condition asks for.
+            let value = given.text(condition.from()).unwrap_or_default();
+            if !condition.holds(value.as_deref()) {
+                return Err(Notice::Ignored { condition: condition.from().to_string() });
+            }
+        }
+        let parameters = given.parameters(&route.parameters)?;
         let derived = route.parameters.accept(&parameters)?;
         let _argv = route.run.render(&derived)?;
-        let message = message(allowed, &parts.headers, parts.uri.query(), body)?;
+        let message = message(allowed, parts, body, json.as_ref())?;
         let preferred = prefer::wait(&parts.headers);
         let wait = match route.run.respond {
             Respond::Accepted => preferred,
@@ -77,49 +89,83 @@ impl Admit {
     }
 }
 
-/// The body as JSON, where there is one or a parameter needs one.
-fn document(route: &Route, body: &[u8]) -> Result<Option<Json>, Notice> {
-    let is_asked = route.parameters.sources().any(|(_, from)| matches!(from, From::Body(_)));
-    match route.payload {
-        Payload::Json if is_asked && body.trim_ascii().is_empty() => Err(Notice::BodyEmpty),
-        Payload::Json if !body.is_empty() => Json::parse(body).map(Some).map_err(Notice::BodyNotJson),
-        Payload::Json | Payload::None => Ok(None),
+/// The body's JSON, where there is any or something is asked of it.
+fn document(allowed: &Allowed, form: Fields<'_>, body: &[u8]) -> Result<Option<Json>, Notice> {
+    let route = &allowed.route;
+    let id_is_there = matches!(&allowed.signed, Some(Signed { id: Id::InBody(_), .. }));
+    let is_asked = id_is_there || route.sources().any(|from| matches!(from, From::Body(_)));
+    match &route.payload {
+        Payload::None => Ok(None),
+        Payload::Json if body.trim_ascii().is_empty() && is_asked => Err(Notice::BodyEmpty),
+        Payload::Json if body.is_empty() => Ok(None),
+        Payload::Json => Json::parse(body).map(Some).map_err(Notice::BodyNotJson),
+        Payload::Form(name) => {
+            let refuse = |reason| Notice::Field { field: name.clone(), reason };
+            match form.get(name).map_err(refuse)? {
+                Some(json) => Json::parse(json.as_bytes()).map(Some).map_err(Notice::BodyNotJson),
+                None if is_asked => Err(refuse(Reason::Missing)),
+                None => Ok(None),
+            }
+        }
     }
 }
 
-fn message(
-    allowed: &Allowed,
-    headers: &HeaderMap,
-    query: Option<&str>,
-    body: &[u8],
-) -> Result<Message, Notice> {
+fn message(allowed: &Allowed, parts: &Parts, body: &[u8], json: Option<&Json>) -> Result<Message, Notice> {
     let route = &allowed.route.name;
-    let digest = || digest(&[route.as_str().as_bytes(), query.unwrap_or_default().as_bytes(), body]);
+    let query = parts.uri.query().unwrap_or_default();
+    let digest = digest(&[route.as_str().as_bytes(), query.as_bytes(), body]);
     match (&allowed.authorized.identity, &allowed.signed) {
-        (Identity::Key(key), Some(signed)) => Ok(Message::Identified(MessageId {
-            scope: format!("key:{key}"),
-            id: signed.nonce.clone(),
-            digest: digest(),
-            created: Some(signed.created),
-            keep_until: signed.keep_until,
-        })),
-        (Identity::Certname(certname), _) => {
-            let mut keys = headers.get_all("idempotency-key").iter();
-            let key = match (keys.next(), keys.next()) {
-                (None, _) => return Ok(Message::Anonymous),
-                (Some(key), None) => key.to_str().ok(),
-                (Some(_), Some(_)) => None,
+        (Identity::Key(key), Some(signed)) => {
+            let on_route = format!("key:{key} route:{route}");
+            let (scope, id) = match &signed.id {
+                Id::Nonce(nonce) => (format!("key:{key}"), nonce.clone()),
+                Id::Own(id) => (on_route, id.clone()),
+                Id::InBody(tokens) => (on_route, id_in(json, tokens).map_err(Notice::MessageId)?),
+                Id::Body => (on_route, hex(&Sha256::digest(body))),
             };
-            let key = key.filter(|key| (1..=LONGEST_IDEMPOTENCY_KEY).contains(&key.len()));
-            let id = key.ok_or(Notice::Header("idempotency-key"))?.to_owned();
+            let Signed { created, keep_until, .. } = *signed;
+            Ok(Message::Identified(MessageId { scope, id, digest, created, keep_until }))
+        }
+        (Identity::Certname(certname), _) => {
+            let Some(id) = idempotency_key(&parts.headers)? else { return Ok(Message::Anonymous) };
             let at = allowed.arrived.head.at;
             let keep_until = at.saturating_add(REMEMBER_IDEMPOTENCY_KEY).unwrap_or(at);
             let scope = format!("certname:{certname} route:{route}");
-            Ok(Message::Identified(MessageId { scope, id, digest: digest(), created: None, keep_until }))
+            Ok(Message::Identified(MessageId { scope, id, digest, created: None, keep_until }))
         }
         // A key is an identity only through a signature, so this cannot be; if it were, it would not be a message.
         (Identity::Key(_), None) => Err(Notice::Header("signature")),
     }
+}
+
+/// What the sender calls the message, where its JSON says so.
+fn id_in(json: Option<&Json>, tokens: &[String]) -> Result<String, Reason> {
+    let id = scalar(json.and_then(|json| json.at(tokens)))?.ok_or(Reason::Missing)?;
+    match id.len() {
+        0 => Err(Reason::Missing),
+        1..=LONGEST_ID => Ok(id),
+        _ => Err(Reason::TooLong),
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Notice> {
+    let mut keys = headers.get_all("idempotency-key").iter();
+    let key = match (keys.next(), keys.next()) {
+        (None, _) => return Ok(None),
+        (Some(key), None) => key.to_str().ok(),
+        (Some(_), Some(_)) => None,
+    };
+    let key = key.filter(|key| (1..=LONGEST_IDEMPOTENCY_KEY).contains(&key.len()));
+    key.map(|key| Some(key.to_owned())).ok_or(Notice::Header("idempotency-key"))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        text.extend(
+            [byte >> 4, byte & 15].into_iter().filter_map(|digit| char::from_digit(digit.into(), 16)),
+        );
+        text
+    })
 }
 
 /// SHA-256 over parts with their lengths, so that no two lists of parts give the same bytes.

@@ -41,6 +41,13 @@ struct AcceptedBody {
     coalesced: bool,
 }
 
+/// The answer to an allowed request of which a condition does not hold.
+#[derive(Serialize)]
+struct IgnoredBody {
+    state: &'static str,
+    reason: String,
+}
+
 /// Problem details (RFC 9457).
 #[derive(Serialize)]
 struct Problem {
@@ -112,8 +119,14 @@ fn notice(notice: &Notice) -> Response<Body> {
         }
         Notice::BodyTooLarge { .. } => problem(StatusCode::PAYLOAD_TOO_LARGE, "Body too large", None, None),
         Notice::BodyTooSlow => problem(StatusCode::PAYLOAD_TOO_LARGE, "Body too slow", None, None),
-        Notice::BodyBroken | Notice::BodyEmpty | Notice::BodyNotJson(_) => {
-            problem(StatusCode::BAD_REQUEST, "Body not valid", None, None)
+        Notice::BodyBroken
+        | Notice::BodyEmpty
+        | Notice::BodyNotJson(_)
+        | Notice::Field { .. }
+        | Notice::MessageId(_) => problem(StatusCode::BAD_REQUEST, "Body not valid", None, None),
+        Notice::Ignored { .. } => {
+            let body = IgnoredBody { state: "ignored", reason: notice.to_string() };
+            json(StatusCode::OK, "application/json", &body)
         }
         Notice::Parameter(invalid) => {
             let parameter = Some(invalid.parameter.to_string());

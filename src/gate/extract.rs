@@ -1,64 +1,62 @@
-//! Raw parameters: each declared one is fetched from where the policy says it stands in the request.
+//! Values of a request: each is fetched from where the policy says that it stands.
 //!
 //! Fetches, and refuses what is not one plain text; whether a value is acceptable is the policy's to say.
 
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 
+use super::form::Fields;
 use super::json::Json;
 use crate::domain::identity::Proofs;
 use crate::domain::parameters::RawParameters;
 use crate::policy::parameter::{From, Invalid, Parameters, Reason};
 
-/// Fetches all declared parameters. Those that are not there are left out: they may have defaults.
-pub(super) fn extract(
-    parameters: &Parameters,
-    parts: &Parts,
-    proofs: &Proofs,
-    body: Option<&Json>,
-) -> Result<RawParameters, Invalid> {
-    let mut raw = RawParameters::default();
-    for (name, from) in parameters.sources() {
-        let value = match from {
-            From::Body(tokens) => scalar(body.and_then(|body| body.at(tokens))),
-            From::Query(name) => in_query(parts.uri.query(), name),
-            From::Header(name) => in_headers(&parts.headers, name),
-            From::Certname => Ok(proofs.certificate.as_ref().map(|certificate| certificate.certname.clone())),
-            From::Key => Ok(proofs.key.as_ref().map(ToString::to_string)),
-            From::Extension(oid) => Ok(proofs
-                .certificate
-                .as_ref()
-                .and_then(|certificate| certificate.extensions.get(oid).cloned())),
-        };
-        match value {
-            Ok(Some(value)) => {
-                raw.0.insert(name.clone(), value);
-            }
-            Ok(None) => {}
-            Err(reason) => return Err(Invalid { parameter: name.clone(), reason }),
-        }
-    }
-    Ok(raw)
+/// What values are fetched from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Given<'a> {
+    pub(super) parts: &'a Parts,
+    pub(super) proofs: &'a Proofs,
+    /// The fields of the body, whether or not it is a form.
+    pub(super) form: Fields<'a>,
+    /// The body's JSON, if there is any.
+    pub(super) json: Option<&'a Json>,
 }
 
-fn scalar(value: Option<&Json>) -> Result<Option<String>, Reason> {
+impl Given<'_> {
+    /// Fetches all declared parameters. Those that are not there are left out: they may have defaults.
+    pub(super) fn parameters(&self, parameters: &Parameters) -> Result<RawParameters, Invalid> {
+        let mut raw = RawParameters::default();
+        for (name, from) in parameters.sources() {
+            match self.text(from) {
+                Ok(Some(value)) => drop(raw.0.insert(name.clone(), value)),
+                Ok(None) => {}
+                Err(reason) => return Err(Invalid { parameter: name.clone(), reason }),
+            }
+        }
+        Ok(raw)
+    }
+
+    /// The text that stands there, if anything does.
+    pub(super) fn text(&self, from: &From) -> Result<Option<String>, Reason> {
+        let certificate = self.proofs.certificate.as_ref();
+        match from {
+            From::Body(tokens) => scalar(self.json.and_then(|json| json.at(tokens))),
+            From::Form(name) => self.form.get(name),
+            From::Query(name) => Fields::new(self.parts.uri.query().unwrap_or_default().as_bytes()).get(name),
+            From::Header(name) => in_headers(&self.parts.headers, name),
+            From::Certname => Ok(certificate.map(|certificate| certificate.certname.clone())),
+            From::Key => Ok(self.proofs.key.as_ref().map(ToString::to_string)),
+            From::Extension(oid) => Ok(certificate.and_then(|shown| shown.extensions.get(oid).cloned())),
+        }
+    }
+}
+
+/// A JSON value as text.
+pub(super) fn scalar(value: Option<&Json>) -> Result<Option<String>, Reason> {
     match value {
         None => Ok(None),
         Some(Json::Scalar(text)) => Ok(Some(text.clone())),
         Some(Json::Object(_) | Json::Array(_) | Json::Null) => Err(Reason::NotScalar),
-    }
-}
-
-/// A query's fields are in the form of the URL Standard, section 5 (`application/x-www-form-urlencoded`).
-fn in_query(query: Option<&str>, name: &str) -> Result<Option<String>, Reason> {
-    let fields = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    let mut values = fields.filter(|(field, _)| field == name).map(|(_, value)| value);
-    match (values.next(), values.next()) {
-        (None, _) => Ok(None),
-        // The parser writes U+FFFD for what is not UTF-8.
-        (Some(value), None) if value.contains('\u{fffd}') => Err(Reason::NotUtf8),
-        (Some(value), None) => Ok(Some(value.into_owned())),
-        (Some(_), Some(_)) => Err(Reason::Repeated),
     }
 }
 
@@ -74,15 +72,6 @@ fn in_headers(headers: &HeaderMap, name: &str) -> Result<Option<String>, Reason>
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_query_field_is_given_once() {
-        assert_eq!(in_query(None, "a"), Ok(None));
-        assert_eq!(in_query(Some("b=1"), "a"), Ok(None));
-        assert_eq!(in_query(Some("b=1&a=x%2Fy+z"), "a"), Ok(Some("x/y z".to_owned())));
-        assert_eq!(in_query(Some("a=1&%61=1"), "a"), Err(Reason::Repeated));
-        assert_eq!(in_query(Some("a=%ff"), "a"), Err(Reason::NotUtf8));
-    }
 
     #[test]
     fn a_header_is_given_once() {

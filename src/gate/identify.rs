@@ -10,7 +10,7 @@ use super::rejection::Rejection;
 use super::scheme::Verifier;
 use super::stage::{Matched, Verified};
 
-/// Verifies the request's signature; the certificate was verified by the handshake.
+/// Verifies the request's signatures; the certificate was verified by the handshake.
 pub(super) struct Identify {
     verifier: Arc<Verifier>,
 }
@@ -27,7 +27,7 @@ impl Guard<Matched> for Identify {
     fn check(&self, matched: Matched) -> Result<Verified, Rejection> {
         let Matched { arrived, offer } = matched;
         let head = &arrived.head;
-        let signature = self.verifier.verify(&head.parts, arrived.body.whole(), head.at);
-        Ok(Verified { arrived, offer, signature })
+        let signatures = self.verifier.verify(&head.parts, arrived.body.whole(), head.at);
+        Ok(Verified { arrived, offer, signatures })
     }
 }

@@ -25,6 +25,7 @@ mod body;
 mod dispatch;
 mod entrance;
 mod extract;
+mod form;
 mod guard;
 mod identify;
 mod json;

@@ -10,7 +10,7 @@ use super::stage::Allowed;
 use crate::domain::identity::Identity;
 use crate::domain::job::JobId;
 use crate::domain::name::RouteName;
-use crate::policy::parameter::Invalid;
+use crate::policy::parameter::{Invalid, Reason};
 
 /// Why a request ended before it was accepted.
 #[derive(Debug)]
@@ -84,6 +84,12 @@ pub(super) enum Notice {
     BodyEmpty,
     #[error("the body is not JSON: {0}")]
     BodyNotJson(super::json::NotJson),
+    #[error("the body's field `{field}` {reason}")]
+    Field { field: String, reason: Reason },
+    #[error("the message id in the body {0}")]
+    MessageId(Reason),
+    #[error("`{condition}` is not what this route acts on")]
+    Ignored { condition: String },
     #[error(transparent)]
     Parameter(#[from] Invalid),
     #[error("the header `{0}` is not valid here")]
@@ -131,6 +137,9 @@ impl Rejection {
                 | Notice::BodyEmpty
                 | Notice::BodyBroken
                 | Notice::BodyNotJson(_)
+                | Notice::Field { .. }
+                | Notice::MessageId(_)
+                | Notice::Ignored { .. }
                 | Notice::Parameter(_)
                 | Notice::Header(_)
                 | Notice::Conflict(_)) => notice.to_string(),

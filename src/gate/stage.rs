@@ -10,7 +10,7 @@ use axum::http::request::Parts;
 use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::scheme::{Signed, Verdict};
+use super::scheme::{Signed, Verdicts};
 use crate::domain::identity::{Certificate, Identity, Peer, Proofs, Shown};
 use crate::domain::parameters::RawParameters;
 use crate::domain::submission::{Message, Submission};
@@ -93,7 +93,7 @@ pub(super) struct Matched {
 pub(super) struct Verified {
     pub(super) arrived: Arrived,
     pub(super) offer: Offer,
-    pub(super) signature: Verdict,
+    pub(super) signatures: Verdicts,
 }
 
 /// A rule of the offered route holds: from here on, answers may say why.

@@ -13,13 +13,12 @@ use tower::Service;
 
 use super::answer::Receipt;
 use super::rejection::{Rejection, Why};
-use super::scheme::Verdict;
+use super::scheme::{Covered, Signed};
 use super::stage::{Offer, Verified};
 use crate::domain::identity::Proofs;
 use crate::domain::job::JobId;
 use crate::domain::name::RouteName;
 use crate::policy::route::Route;
-use crate::policy::rule::Rule;
 use crate::queue::Intake;
 
 /// Below which path jobs are asked for.
@@ -68,16 +67,14 @@ impl<I: Intake> Status<I> {
             Offer::AbsoluteForm => return Err(Why::AbsoluteForm),
             Offer::Route(_) | Offer::UnknownPath | Offer::WrongMethod => {}
         }
-        let (key, failed) = match &verified.signature {
-            Verdict::Absent => (None, None),
-            Verdict::Verified(signed) => (Some(signed.key.clone()), None),
-            Verdict::Failed(why) => (None, Some(why)),
-        };
+        // A signature over a body alone says nothing of which job is asked for.
+        let whole = |signed: &&Signed| matches!(signed.covered, Covered::Request(_));
+        let key = verified.signatures.verified().find(whole).map(|signed| signed.key.clone());
         let certificate = head.certificate().map(Arc::clone);
         // Nobody who has proven nothing makes the gateway look anything up.
         if key.is_none() && certificate.is_none() {
             let nothing = Why::NothingProven("neither certificate nor signature");
-            return Err(failed.map_or(nothing, |why| Why::Signature(why.clone())));
+            return Err(verified.signatures.failures().next().cloned().map_or(nothing, Why::Signature));
         }
         let proofs = Proofs { certificate, key, source: head.peer.source() };
         let id = head.parts.uri.path().strip_prefix(JOBS).and_then(|id| JobId::parse(id).ok());
@@ -85,8 +82,8 @@ impl<I: Intake> Status<I> {
         let found = self.intake.look_up(id).await.map_err(|error| Why::Unanswered(error.to_string()))?;
         let found = found.ok_or(Why::NoSuchJob)?;
         let route = self.routes.get(&found.view.route).ok_or(Why::NoSuchJob)?;
-        // As on the route itself: where a rule asks for signatures, one that fails is refused whatever else is shown.
-        if let Some(why) = failed.filter(|_| route.allow.iter().any(Rule::names_a_key)) {
+        // As on the route itself: one of its keys' signatures that fails is refused, whatever else is shown.
+        if let Some(why) = verified.signatures.failure(route.keys()) {
             return Err(Why::Signature(why.clone()));
         }
         let authorized = route.authorize(&proofs).ok_or_else(|| Why::NotAllowed(found.view.route.clone()))?;

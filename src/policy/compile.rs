@@ -29,6 +29,7 @@ pub(super) fn compile(texts: &Texts, files: &Files, mut found: Diagnostics) -> E
         let before = sheets.get(..index).unwrap_or_default();
         sheet.refuse_same_request(before);
         sheet.compare_locks(before);
+        sheet.warn_of_shared_bodies(before);
     }
     if sheets.is_empty() && !texts.unread_routes {
         found.warning_in_directory(
@@ -80,6 +81,21 @@ impl<'a> Sheet<'a> {
             let message = format!("`{method} {path}` is the request of the route `{other}`, too");
             let finding = Finding::error(place.clone(), message).also(other_place.clone(), "first here");
             self.page.report(finding);
+        }
+    }
+
+    /// What a key signs that signs the body alone is good for every route that allows it.
+    fn warn_of_shared_bodies(&self, before: &[Sheet<'_>]) {
+        for (key, place) in &self.outline.signed_bodies {
+            let same =
+                before.iter().find(|other| other.outline.signed_bodies.iter().any(|(name, _)| name == key));
+            if let Some(other) = same {
+                let message = format!(
+                    "the key `{key}` signs the body alone: what it signs for the route `{}` is good for this one, too",
+                    other.text.stem
+                );
+                self.page.warn(place.clone(), message, "give each route a key of its own");
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use crate::domain::name::{KeyName, RouteName};
 
 pub mod argv;
 mod compile;
+pub mod condition;
 mod decode;
 pub mod diagnostic;
 mod directory;
@@ -24,11 +25,13 @@ pub mod parameter;
 mod rights;
 pub mod route;
 pub mod rule;
+pub mod scheme;
 pub mod secret;
 pub mod units;
 
 pub use files::{Files, Purpose, User};
 pub use rights::Caller;
+pub use scheme::Scheme;
 
 use diagnostic::{Diagnostics, Place};
 use route::Route;
@@ -226,17 +229,13 @@ pub struct Key {
     pub scheme: Scheme,
     /// Any of them verifies; at least one.
     pub secrets: Vec<Secret>,
-    /// How far `created` may be from now, either way.
+    /// How far the time of a signature may be from now, either way; of no meaning where there is none.
     pub window: Duration,
     /// How long message ids are kept.
     pub remember: Duration,
-}
-
-/// How a key signs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    /// HTTP Message Signatures (RFC 9421) with `hmac-sha256`.
-    Rfc9421,
+    /// Where in a JSON body the message id stands: the tokens of a JSON pointer. `None`: it is the body's digest, or what
+    /// the scheme says.
+    pub id: Option<Vec<String>>,
 }
 
 /// Reads, checks and compiles the policy in `directory` for this purpose, and keeps what can be used of a bad one.
@@ -325,6 +324,8 @@ pub(crate) mod tests {
             file("/policy/certs/crl.pem", b"crl"),
             file("/policy/secrets/jenkins", b"0123456789abcdef0123456789abcdef\n"),
             file("/policy/secrets/other", b"fedcba9876543210fedcba9876543210"),
+            file("/policy/secrets/third", b"the third secret, of 32 bytes or more"),
+            file("/policy/secrets/whsec", b"whsec_dGhlIHdlYmhvb2tzIHNlY3JldCwgb2YgMzIgYnl0ZXM=\n"),
             file("/policy/secrets/middling", b"fedcba9876543210"),
             file("/policy/secrets/short", b"0123456789abcde\n"),
             file("/bin/a", b""),

@@ -3,6 +3,7 @@
 //! Gate and worker both call [`Parameters::accept`] (invariant I4).
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use regex::Regex;
 
@@ -52,6 +53,8 @@ pub(super) struct Pattern {
 pub enum From {
     /// `body:<JSON pointer>`, RFC 6901: the unescaped reference tokens.
     Body(Vec<String>),
+    /// `form:<name>`: a field of a body in the form of the URL Standard, section 5.
+    Form(String),
     /// `query:<name>`
     Query(String),
     /// `header:<name>`, in small letters.
@@ -146,7 +149,7 @@ impl Parameter {
 
 impl Accepts {
     /// The part of an accepted value that is taken.
-    fn take<'a>(&self, raw: &'a str) -> Option<&'a str> {
+    pub(super) fn take<'a>(&self, raw: &'a str) -> Option<&'a str> {
         match self {
             Self::Pattern(pattern) => pattern.take(raw),
             Self::OneOf(values) => values.iter().any(|value| value == raw).then_some(raw),
@@ -180,6 +183,25 @@ impl Pattern {
             captures.name(Self::VALUE_GROUP).map(|group| group.as_str())
         } else {
             self.regex.is_match(raw).then_some(raw)
+        }
+    }
+}
+
+/// As the policy writes it.
+impl fmt::Display for From {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Body(tokens) => {
+                f.write_str("body:")?;
+                let escaped = |token: &String| token.replace('~', "~0").replace('/', "~1");
+                tokens.iter().try_for_each(|token| write!(f, "/{}", escaped(token)))
+            }
+            Self::Form(name) => write!(f, "form:{name}"),
+            Self::Query(name) => write!(f, "query:{name}"),
+            Self::Header(name) => write!(f, "header:{name}"),
+            Self::Certname => f.write_str("identity:certname"),
+            Self::Key => f.write_str("identity:key"),
+            Self::Extension(oid) => write!(f, "identity:{oid}"),
         }
     }
 }

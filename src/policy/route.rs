@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use super::Rate;
 use super::argv::{StepTemplate, Template};
-use super::parameter::{Invalid, Parameters};
+use super::condition::Condition;
+use super::parameter::{From, Invalid, Parameters};
 use super::rule::Rule;
 use crate::domain::argv::Argv;
 use crate::domain::identity::{Identity, Proofs};
 use crate::domain::job::{Exit, State};
-use crate::domain::name::{ParameterName, RouteName};
+use crate::domain::name::{KeyName, ParameterName, RouteName};
 use crate::domain::parameters::DerivedParameters;
 
 /// One `routes/<name>.toml`.
@@ -28,24 +29,28 @@ pub struct Route {
     pub path: String,
     /// Largest body in bytes; at most `limits.body`.
     pub body: usize,
-    /// How a body is read.
+    /// Where a body holds JSON.
     pub payload: Payload,
     /// Alternatives, in order; at least one.
     pub allow: Vec<Rule>,
     /// How often it may be asked.
     pub rate: Option<RouteRate>,
+    /// What must be true, so that anything runs.
+    pub when: Vec<Condition>,
     /// Declared parameters.
     pub parameters: Parameters,
     /// What runs.
     pub run: Run,
 }
 
-/// How a body is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a body holds JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
     /// It is JSON.
     Json,
-    /// It is not looked at.
+    /// It is a form, and this field of it is JSON.
+    Form(String),
+    /// Nowhere; no more of it is looked at than the fields of a form that parameters and conditions name.
     None,
 }
 
@@ -152,6 +157,17 @@ impl Route {
             rule.holds(proofs).map(|identity| Authorized { identity, rule: index + 1 })
         };
         self.allow.iter().enumerate().find_map(picks)
+    }
+
+    /// The keys that its rules name.
+    pub fn keys(&self) -> impl Iterator<Item = &KeyName> {
+        self.allow.iter().flat_map(Rule::keys)
+    }
+
+    /// Whatever its conditions and parameters are taken from.
+    pub fn sources(&self) -> impl Iterator<Item = &From> {
+        let conditions = self.when.iter().map(Condition::from);
+        conditions.chain(self.parameters.sources().map(|(_, from)| from))
     }
 }
 

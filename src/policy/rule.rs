@@ -57,12 +57,12 @@ impl Rule {
         if near { self.identity.proven(proofs) } else { None }
     }
 
-    /// Whether this rule names a key.
+    /// The keys of which one must have signed; none where a certificate is the identity.
     #[must_use]
-    pub fn names_a_key(&self) -> bool {
+    pub fn keys(&self) -> &[KeyName] {
         match &self.identity {
-            IdentityCondition::Key { .. } => true,
-            IdentityCondition::Certificate(_) => false,
+            IdentityCondition::Key { keys, .. } => keys,
+            IdentityCondition::Certificate(_) => &[],
         }
     }
 }
@@ -211,7 +211,7 @@ mod tests {
             },
             &["10.0.0.0/8", "fd00::/8"],
         );
-        assert!(both.names_a_key());
+        assert_eq!(both.keys(), [key("jenkins"), key("backup")]);
         let good = || certificate("ci-1.x", &[("pp_auth_role", "admin"), ("pp_role", "web")]);
         let jenkins = Some(Identity::Key(key("jenkins")));
         for (proofs, picked) in [
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn a_certificate_rule_picks_the_certname_even_when_a_key_was_shown() {
         let rule = rule(IdentityCondition::Certificate(asks(&[], &[("pp_auth_role", &["web"])])), &[]);
-        assert!(!rule.names_a_key());
+        assert!(rule.keys().is_empty());
         let shown = certificate("node.x", &[("pp_auth_role", "web")]);
         let picked = rule.holds(&proofs(shown, Some("jenkins"), "192.0.2.1"));
         assert_eq!(picked, Some(Identity::Certname("node.x".into())));

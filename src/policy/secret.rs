@@ -35,8 +35,16 @@ impl Secret {
 
     /// A shared secret from its file's bytes, less one trailing line feed.
     pub(super) fn shared(file: &[u8]) -> Result<Self, TooShort> {
-        let bytes = file.strip_suffix(b"\n").unwrap_or(file);
+        Self::of(Self::without_line_feed(file))
+    }
+
+    /// Copies a shared secret's bytes, if they are enough.
+    pub(super) fn of(bytes: &[u8]) -> Result<Self, TooShort> {
         if bytes.len() < FEWEST_BYTES { Err(TooShort) } else { Ok(Self::copy(bytes)) }
+    }
+
+    pub(super) fn without_line_feed(file: &[u8]) -> &[u8] {
+        file.strip_suffix(b"\n").unwrap_or(file)
     }
 
     /// The bytes, for the one computation that needs them.

@@ -23,6 +23,7 @@ mod oracle;
 mod other_clients;
 mod patience;
 mod promote;
+mod senders;
 mod signed;
 mod support;
 mod two_processes;

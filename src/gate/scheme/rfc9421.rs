@@ -9,14 +9,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::http::header::{HOST, HeaderMap};
 use axum::http::request::Parts;
 use hmac::digest::InvalidLength;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use jiff::{SignedDuration, Timestamp};
+use hmac::{Hmac, KeyInit as _};
+use jiff::Timestamp;
 use sha2::Sha256;
 
 use super::authority::{Authorities, Authority};
 use super::base::{Component, Message};
-use super::{Signed, Verdict, Why, digest};
+use super::mac::Bill;
+use super::times::Times;
+use super::{Covered, Id, Signed, Why, digest};
 use crate::domain::name::KeyName;
+use crate::policy::scheme::Digest;
 use crate::policy::secret::Secret;
 use crate::policy::{Key, Scheme};
 
@@ -27,64 +30,65 @@ use claim::Claim;
 
 /// Most components that a signature may cover.
 pub(super) const MOST_COMPONENTS: usize = 32;
-/// Longest nonce, in bytes.
-const LONGEST_NONCE: usize = 256;
 const ALGORITHM: &str = "hmac-sha256";
 const CONTENT_DIGEST: &str = "content-digest";
 
 /// Verifies signatures of all keys of the scheme.
 #[derive(Debug)]
-pub struct Verifier {
+pub(super) struct Verifier {
     keys: BTreeMap<KeyName, Candidate>,
     authorities: Authorities,
-    /// Takes the place of a secret that is not there; what it verifies counts for nothing.
-    stand_in: Secret,
     most_secrets: usize,
 }
 
 #[derive(Debug)]
 struct Candidate {
     secrets: Vec<Secret>,
-    window: SignedDuration,
-    remember: SignedDuration,
+    times: Times,
 }
 
 impl Verifier {
     /// A verifier of those `keys` whose scheme is `rfc9421`, for signatures that name one of `authorities` (hosts
     /// without ports; a leading `*.` stands for one label).
-    #[must_use]
-    pub fn new(keys: &BTreeMap<KeyName, Key>, authorities: &[String]) -> Self {
+    pub(super) fn new(keys: &BTreeMap<KeyName, Key>, authorities: &[String]) -> Self {
         let ours = keys.iter().filter(|(_, key)| key.scheme == Scheme::Rfc9421);
         let keys: BTreeMap<_, _> = ours.map(|(name, key)| (name.clone(), Candidate::new(key))).collect();
         let most_secrets = keys.values().map(|key| key.secrets.len()).max().unwrap_or(0).max(1);
-        let mut stand_in = vec![0; 32];
-        // Without randomness the zeros stay, which is no weakness: see `stand_in`.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().secure_random.fill(&mut stand_in);
-        let authorities = Authorities::new(authorities);
-        Self { keys, authorities, stand_in: Secret::new(stand_in), most_secrets }
+        Self { keys, authorities: Authorities::new(authorities), most_secrets }
     }
 
-    /// Judges the signature of a request; `body` is `None` when it did not arrive whole.
-    pub fn verify(&self, head: &Parts, body: Option<&[u8]>, now: Timestamp) -> Verdict {
-        let claim = match claim::read(&head.headers) {
-            Ok(Some(claim)) => claim,
-            Ok(None) => return Verdict::Absent,
-            Err(why) => return Verdict::Failed(why),
-        };
-        match self.judge(claim, head, body, now) {
-            Ok(signed) => Verdict::Verified(signed),
-            Err(why) => Verdict::Failed(why),
-        }
+    /// The names of the keys that it knows.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &KeyName> {
+        self.keys.keys()
     }
 
-    fn judge(&self, claim: Claim, head: &Parts, body: Option<&[u8]>, now: Timestamp) -> Result<Signed, Why> {
+    /// Judges the signature of a request, if it carries one; `body` is `None` when it did not arrive whole.
+    pub(super) fn verify(
+        &self,
+        head: &Parts,
+        body: Option<&[u8]>,
+        now: Timestamp,
+        bill: &mut Bill<'_>,
+    ) -> Option<Result<Signed, Why>> {
+        let claim = claim::read(&head.headers).transpose()?;
+        Some(claim.and_then(|claim| self.judge(claim, head, body, now, bill)))
+    }
+
+    fn judge(
+        &self,
+        claim: Claim,
+        head: &Parts,
+        body: Option<&[u8]>,
+        now: Timestamp,
+        bill: &mut Bill<'_>,
+    ) -> Result<Signed, Why> {
         let body = body.ok_or(Why::BodyIncomplete)?;
         let authority = self.authority(&head.headers)?;
         let message = message(head, &authority)?;
         demand_coverage(&claim.components, message.query.is_some(), !body.is_empty())?;
         let base = message.base(&claim.components, &claim.parameters)?;
 
-        let candidate = self.made_by(&claim, &base)?;
+        let candidate = self.made_by(&claim, &base, bill)?;
         let keep_until = candidate.judge_time(&claim, now)?;
         let covered: BTreeSet<String> = claim.components.iter().filter_map(header_name).collect();
         if covered.contains(CONTENT_DIGEST) {
@@ -92,7 +96,13 @@ impl Verifier {
             let value = head.headers.get(CONTENT_DIGEST).ok_or(Why::Uncovered(CONTENT_DIGEST))?;
             digest::check(value.as_bytes(), body)?;
         }
-        Ok(Signed { key: claim.key, nonce: claim.nonce, created: claim.created, keep_until, covered })
+        Ok(Signed {
+            key: claim.key,
+            id: Id::Nonce(claim.nonce),
+            created: Some(claim.created),
+            keep_until,
+            covered: Covered::Request(covered),
+        })
     }
 
     fn authority(&self, headers: &HeaderMap) -> Result<Authority, Why> {
@@ -107,15 +117,13 @@ impl Verifier {
     }
 
     /// The claimed key, if one of its secrets made this MAC; the work is the same for every key, known or not.
-    fn made_by(&self, claim: &Claim, base: &[u8]) -> Result<&Candidate, Why> {
+    fn made_by(&self, claim: &Claim, base: &[u8], bill: &mut Bill<'_>) -> Result<&Candidate, Why> {
         let candidate = self.keys.get(&claim.key);
         let secrets = candidate.map_or(&[][..], |candidate| &candidate.secrets);
         let mut made = false;
         for index in 0..self.most_secrets {
-            let secret = secrets.get(index);
-            let mac = keyed(secret.unwrap_or(&self.stand_in)).map(|mac| mac.chain_update(base));
-            let verified = mac.is_ok_and(|mac| mac.verify_slice(&claim.mac).is_ok());
-            made |= verified & secret.is_some();
+            let macs = std::slice::from_ref(&claim.mac);
+            made |= bill.verify(Digest::Sha256, secrets.get(index), &[base], macs);
         }
         match candidate {
             None => Err(Why::UnknownKey(claim.key.clone())),
@@ -127,21 +135,16 @@ impl Verifier {
 
 impl Candidate {
     fn new(key: &Key) -> Self {
-        let signed = |duration| SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
-        Self { secrets: key.secrets.clone(), window: signed(key.window), remember: signed(key.remember) }
+        Self { secrets: key.secrets.clone(), times: Times::of(key) }
     }
 
     /// Until when the message must be remembered, if its time is right.
     fn judge_time(&self, claim: &Claim, now: Timestamp) -> Result<Timestamp, Why> {
-        let ahead = claim.created.duration_since(now);
-        if ahead.abs() > self.window {
-            return Err(Why::OutsideWindow { seconds: ahead.as_secs() });
-        }
+        let keep_until = self.times.judge(Some(claim.created), now)?;
         if claim.expires.is_some_and(|expires| expires <= now) {
             return Err(Why::Expired);
         }
-        let after = |at: Timestamp, duration| at.checked_add(duration).unwrap_or(Timestamp::MAX);
-        Ok(after(now, self.remember).max(after(claim.created, self.window)))
+        Ok(keep_until)
     }
 }
 
@@ -199,9 +202,11 @@ mod tests {
     use axum::http::{HeaderName, HeaderValue, Request};
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
+    use hmac::Mac as _;
+    use jiff::SignedDuration;
     use proptest::prelude::*;
 
-    use super::super::{NoValue, ToSign, WrongDigest, sign};
+    use super::super::{LONGEST_ID, NoValue, ToSign, WrongDigest, sign};
     use super::*;
 
     const NOW: i64 = 1_700_000_000;
@@ -219,6 +224,26 @@ mod tests {
         KeyName::parse(text).unwrap()
     }
 
+    /// What the tables below say of a request.
+    #[derive(Debug, PartialEq, Eq)]
+    enum Verdict {
+        Absent,
+        Verified(Signed),
+        Failed(Why),
+    }
+
+    fn stand_in() -> Secret {
+        secret(b"takes the place of what is not there")
+    }
+
+    fn verify_by(verifier: &Verifier, sent: &Sent, body: Option<&[u8]>, now: Timestamp) -> Verdict {
+        match verifier.verify(&sent.head(), body, now, &mut Bill::new(&stand_in())) {
+            None => Verdict::Absent,
+            Some(Ok(signed)) => Verdict::Verified(signed),
+            Some(Err(why)) => Verdict::Failed(why),
+        }
+    }
+
     fn verifier() -> Verifier {
         let key = |text: &str, secrets: &[&[u8]]| Key {
             name: name(text),
@@ -226,6 +251,7 @@ mod tests {
             secrets: secrets.iter().map(|secret| Secret::new(secret.to_vec())).collect(),
             window: Duration::from_secs(WINDOW.cast_unsigned()),
             remember: Duration::from_secs(600),
+            id: None,
         };
         let keys = [key("jenkins", &[OLD, NEW]), key("other", &[b"a secret of another sender, long"])];
         let keys = keys.map(|key| (key.name.clone(), key)).into();
@@ -315,7 +341,7 @@ mod tests {
         }
 
         fn judged_at(&self, now: Timestamp) -> Verdict {
-            verifier().verify(&self.head(), Some(&self.body), now)
+            verify_by(&verifier(), self, Some(&self.body), now)
         }
 
         fn judged(&self) -> Verdict {
@@ -349,10 +375,10 @@ mod tests {
     fn a_signed_request_is_verified() {
         let signed = Signed {
             key: name("jenkins"),
-            nonce: NONCE.into(),
-            created: at(NOW),
+            id: Id::Nonce(NONCE.into()),
+            created: Some(at(NOW)),
             keep_until: at(NOW + 600),
-            covered: ["content-digest", "x-extra"].map(str::to_owned).into(),
+            covered: Covered::Request(["content-digest", "x-extra"].map(str::to_owned).into()),
         };
         assert_eq!(Sent::good().judged(), Verdict::Verified(signed));
     }
@@ -389,7 +415,6 @@ mod tests {
 
     #[test]
     fn the_stand_in_verifies_nothing() {
-        let verifier = verifier();
         for key in ["nobody", "other"] {
             let mut sent = Sent::unsigned("GET", "/kick", b"");
             let request = ToSign {
@@ -399,10 +424,10 @@ mod tests {
                 headers: &[],
                 body: None,
             };
-            for (header, value) in sign(&request, &name(key), &verifier.stand_in, at(NOW), NONCE).unwrap() {
+            for (header, value) in sign(&request, &name(key), &stand_in(), at(NOW), NONCE).unwrap() {
                 sent.set(header, &value);
             }
-            let verdict = verifier.verify(&sent.head(), Some(b""), at(NOW));
+            let verdict = sent.judged();
             assert!(matches!(verdict, Verdict::Failed(Why::UnknownKey(_) | Why::Mismatch(_))), "{verdict:?}");
         }
     }
@@ -496,7 +521,7 @@ mod tests {
             ("nonce number", with_parameters(";nonce=1"), Why::ParameterInvalid("nonce")),
             (
                 "nonce long",
-                with_parameters(&format!(";nonce=\"{}\"", "n".repeat(LONGEST_NONCE + 1))),
+                with_parameters(&format!(";nonce=\"{}\"", "n".repeat(LONGEST_ID + 1))),
                 Why::ParameterInvalid("nonce"),
             ),
             ("keyid no name", with_parameters(";keyid=\"a b\""), Why::ParameterInvalid("keyid")),
@@ -628,7 +653,7 @@ mod tests {
 
     #[test]
     fn a_body_that_did_not_arrive_whole_proves_nothing() {
-        let verdict = verifier().verify(&Sent::good().head(), None, at(NOW));
+        let verdict = verify_by(&verifier(), &Sent::good(), None, at(NOW));
         assert_eq!(verdict, Verdict::Failed(Why::BodyIncomplete));
     }
 
@@ -653,14 +678,14 @@ mod tests {
         let mut verifier = verifier();
         let remember = |verifier: &mut Verifier, seconds| {
             for candidate in verifier.keys.values_mut() {
-                candidate.remember = SignedDuration::from_secs(seconds);
+                candidate.times.remember = SignedDuration::from_secs(seconds);
             }
         };
         for (remembered, now, keep_until) in
             [(1, NOW - WINDOW, NOW + WINDOW), (1, NOW + WINDOW, NOW + WINDOW + 1), (900, NOW, NOW + 900)]
         {
             remember(&mut verifier, remembered);
-            match verifier.verify(&Sent::good().head(), Some(BODY), at(now)) {
+            match verify_by(&verifier, &Sent::good(), Some(BODY), at(now)) {
                 Verdict::Verified(signed) => assert_eq!(signed.keep_until, at(keep_until)),
                 other @ (Verdict::Absent | Verdict::Failed(_)) => panic!("{other:?}"),
             }
@@ -700,9 +725,10 @@ mod tests {
             secrets: vec![secret],
             window: Duration::from_secs(300),
             remember: Duration::from_secs(600),
+            id: None,
         };
         let verifier = Verifier::new(&[(key.name.clone(), key)].into(), &["example.com".into()]);
-        let verdict = verifier.verify(&sent.head(), Some(&sent.body), at(1_618_884_473));
+        let verdict = verify_by(&verifier, &sent, Some(&sent.body), at(1_618_884_473));
         assert_eq!(verdict, Verdict::Failed(Why::ParameterMissing("nonce")));
     }
 
@@ -744,7 +770,7 @@ mod tests {
         assert!(matches!(signed(&ToSign { headers: &twice, ..plain }, "n"), Err(CannotSign::Header(_))));
         assert!(matches!(signed(&ToSign { headers: &reserved, ..plain }, "n"), Err(CannotSign::Reserved(_))));
         assert_eq!(signed(&ToSign { headers: &many, ..plain }, "n"), Err(CannotSign::TooMany));
-        for nonce in ["", "é", "\n", &"n".repeat(LONGEST_NONCE + 1)] {
+        for nonce in ["", "é", "\n", &"n".repeat(LONGEST_ID + 1)] {
             assert_eq!(signed(&plain, nonce), Err(CannotSign::Nonce), "{nonce:?}");
         }
     }
@@ -794,7 +820,7 @@ mod tests {
         fn what_is_signed_is_verified(request in requests()) {
             let verdict = signed_request(&request).judged();
             match verdict {
-                Verdict::Verified(signed) => prop_assert_eq!(signed.nonce, request.nonce),
+                Verdict::Verified(signed) => prop_assert_eq!(signed.id, Id::Nonce(request.nonce)),
                 other @ (Verdict::Absent | Verdict::Failed(_)) => prop_assert!(false, "{:?}", other),
             }
         }

@@ -1,12 +1,13 @@
 //! `gateway.toml`: `[listen]`, `[queue]`, `[audit]`, and the tables that have files of their own.
 //! What depends on routes is asked in `compile`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::keys::KnownKey;
 use super::{Decoded, Page, Table, Value, admin, keys, limits};
 use crate::domain::name::KeyName;
 use crate::policy::diagnostic::Finding;
@@ -34,8 +35,8 @@ pub(in crate::policy) struct Gateway {
 /// What routes are checked against; `None` where `gateway.toml` did not say it in a way that can be understood.
 #[derive(Debug, Default)]
 pub(in crate::policy) struct Known {
-    /// The names of all keys, valid or not.
-    pub(in crate::policy) keys: Option<BTreeSet<KeyName>>,
+    /// All keys, valid or not.
+    pub(in crate::policy) keys: Option<BTreeMap<KeyName, KnownKey>>,
     /// Whether client certificates are asked for.
     pub(in crate::policy) clients: Option<bool>,
     /// `limits.body`
@@ -86,8 +87,8 @@ pub(in crate::policy) fn decode(
         known.body = limits.as_ref().ok().map(|limits| limits.body);
         let keys = if purpose.listens() {
             top.table_or_defaults("keys", "`[keys]`", |table| {
-                let (names, keys) = keys::decode(table, files);
-                known.keys = Some(names);
+                let (declared, keys) = keys::decode(table, files, known.body);
+                known.keys = Some(declared);
                 keys
             })
         } else {
@@ -489,8 +490,6 @@ mod tests {
             ),
             ("\"certs/server.pem\"", "\"\"", "`certificate`: the path of a file"),
             ("rfc9421", "rfc9422", "`scheme`: `rfc9422` is not one of its values"),
-            ("rfc9421", "github", "`scheme`: `github` is not supported yet"),
-            ("rfc9421", "body-hmac", "`scheme`: `body-hmac` is not supported yet"),
             ("\"secrets/jenkins\"", "\"secrets/none\"", "`secrets`: `/policy/secrets/none` does not exist"),
             (
                 "\"secrets/jenkins\"",
@@ -500,8 +499,6 @@ mod tests {
             ("\"secrets/jenkins\"", "\"secrets/middling\"", "the secret has fewer than 32 bytes"),
             ("[\"secrets/jenkins\"]", "\"secrets/jenkins\"", "`secrets`: takes a list, not a string"),
             ("scheme =", "window = \"0s\"\nscheme =", "`window`: a duration longer than nothing"),
-            ("scheme =", "id = \"body:/x\"\nscheme =", "`id` is not supported yet in `[keys.jenkins]`"),
-            ("scheme =", "prefix = \"x\"\nscheme =", "`prefix` is not supported yet in `[keys.jenkins]`"),
         ] {
             assert_eq!(with(from, to), [finding], "{to}");
         }

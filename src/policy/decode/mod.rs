@@ -21,8 +21,10 @@ mod parameters;
 pub(super) mod route;
 mod rule;
 mod run;
+mod source;
 mod table;
 mod value;
+mod when;
 
 pub(super) use table::Table;
 pub(super) use value::Value;

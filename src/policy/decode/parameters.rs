@@ -3,20 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::source::Sources;
 use super::{Decoded, Table, Value};
-use crate::domain::extension::Oid;
 use crate::domain::name::ParameterName;
 use crate::policy::diagnostic::Finding;
-use crate::policy::parameter::{Accepts, From, Parameter, Parameters, Pattern};
+use crate::policy::parameter::{Accepts, Parameter, Parameters, Pattern};
 use crate::policy::units;
 
 /// Bytes of a raw value where the policy does not say.
 const MAX_LENGTH: usize = 256;
 /// Most that `max_length` can be: half of what Linux takes as one argument (`MAX_ARG_STRLEN`).
 const LONGEST: usize = 64 << 10;
-
-/// Where a value can come from.
-const SOURCES: &str = "`body:/json/pointer`, `query:name`, `header:name`, `identity:certname`, `identity:key`, `identity:` and an extension";
 
 /// The names of declared parameters, valid or not; `None` when they cannot be told.
 pub(super) fn names(top: &mut Table<'_>) -> Option<BTreeSet<ParameterName>> {
@@ -30,7 +27,7 @@ pub(super) fn names(top: &mut Table<'_>) -> Option<BTreeSet<ParameterName>> {
     names.ok()
 }
 
-pub(super) fn decode(table: &mut Table<'_>, with_body: bool) -> Decoded<Parameters> {
+pub(super) fn decode(table: &mut Table<'_>, sources: &mut Sources) -> Decoded<Parameters> {
     let mut parameters = Vec::new();
     for (text, place, value) in table.take_all() {
         let shown = text.escape_debug();
@@ -40,14 +37,14 @@ pub(super) fn decode(table: &mut Table<'_>, with_body: bool) -> Decoded<Paramete
         });
         // Read even without a name, so that all that is wrong in it is said at once.
         let title = format!("the parameter `{shown}`");
-        let parameter = value.table(&title, |table| parameter(table, with_body));
+        let parameter = value.table(&title, |table| parameter(table, sources));
         parameters.push(name.and_then(|name| Ok((name, parameter?))));
     }
     parameters.into_iter().collect::<Decoded<_>>().map(Parameters)
 }
 
-fn parameter(table: &mut Table<'_>, with_body: bool) -> Decoded<Parameter> {
-    let from = table.required("from", |value| from(value, with_body));
+fn parameter(table: &mut Table<'_>, sources: &mut Sources) -> Decoded<Parameter> {
+    let from = table.required("from", |value| sources.read(value));
     let pattern = table.optional("pattern", |value| pattern(value).map(Accepts::Pattern));
     let one_of = table
         .optional("one_of", |value| value.set(|value| value.text().map(str::to_owned)).map(Accepts::OneOf));
@@ -83,46 +80,7 @@ fn parameter(table: &mut Table<'_>, with_body: bool) -> Decoded<Parameter> {
     Ok(parameter)
 }
 
-fn from(value: Value<'_>, with_body: bool) -> Decoded<From> {
-    let text = value.text()?;
-    let (kind, name) = text.split_once(':').unwrap_or((text, ""));
-    let refuse = |message: &str| Err(value.refuse(message));
-    match kind {
-        "body" if !with_body => refuse("there is no body to take it from, because `payload` is \"none\""),
-        "body" => match From::pointer(name) {
-            Some(tokens) => Ok(From::Body(tokens)),
-            None => refuse("a JSON pointer (RFC 6901) follows `body:`, such as `body:/environment`"),
-        },
-        "query" if name.is_empty() || name.contains(char::is_control) => {
-            refuse("the name of a query parameter follows `query:`")
-        }
-        "query" => Ok(From::Query(name.to_owned())),
-        "header" if name.is_empty() || !name.bytes().all(is_token) => {
-            refuse("the name of a header follows `header:`, such as `header:x-github-event`")
-        }
-        "header" => Ok(From::Header(name.to_ascii_lowercase())),
-        "identity" => match (name, Oid::parse(name)) {
-            ("certname", _) => Ok(From::Certname),
-            ("key", _) => Ok(From::Key),
-            (_, Ok(oid)) => Ok(From::Extension(oid)),
-            (_, Err(error)) => Err(value
-                .refuse(format!("`certname`, `key` or an extension follows `identity:`; this is {error}"))),
-        },
-        "form" => refuse("`form:` is not supported yet"),
-        _ => {
-            let finding =
-                value.finding(format!("`{}` is not where a value can come from", text.escape_debug()));
-            Err(value.page().report(finding.help(format!("allowed here: {SOURCES}"))))
-        }
-    }
-}
-
-/// A byte of a header's name (RFC 9110, section 5.6.2).
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-fn pattern(value: Value<'_>) -> Decoded<Pattern> {
+pub(super) fn pattern(value: Value<'_>) -> Decoded<Pattern> {
     value.parse(|text| {
         Pattern::compile(text).map_err(|error| {
             let error = error.to_string();
@@ -172,6 +130,8 @@ fn single(text: &str) -> Option<char> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::extension::Oid;
+    use crate::policy::parameter::From;
     use crate::policy::tests::{GATEWAY, ROUTE, compile, findings};
 
     fn route(parameter: &str) -> String {
@@ -189,6 +149,7 @@ mod tests {
         for (text, from) in [
             ("body:/a~1b/0", From::Body(vec!["a/b".into(), "0".into()])),
             ("body:", From::Body(vec![])),
+            ("form:to", From::Form("to".into())),
             ("query:to", From::Query("to".into())),
             ("header:X-GitHub-Event", From::Header("x-github-event".into())),
             ("identity:certname", From::Certname),
@@ -222,7 +183,10 @@ mod tests {
                 "from = \"identity:name\", one_of = [\"x\"]".into(),
                 "`from`: `certname`, `key` or an extension follows `identity:`; this is neither one of Puppet's extension names (such as `pp_auth_role`) nor an OID (such as `1.3.6.1.4.1.34380.1.2.1`)",
             ),
-            ("from = \"form:x\", one_of = [\"x\"]".into(), "`from`: `form:` is not supported yet"),
+            (
+                "from = \"form:\", one_of = [\"x\"]".into(),
+                "`from`: the name of a form's field follows `form:`",
+            ),
             (
                 "from = \"cookie:x\", one_of = [\"x\"]".into(),
                 "`from`: `cookie:x` is not where a value can come from",
@@ -284,7 +248,7 @@ mod tests {
     fn a_route_that_reads_no_body_takes_nothing_from_it() {
         let text =
             route("from = \"body:/p\", one_of = [\"x\"]").replace("path =", "payload = \"none\"\npath =");
-        let finding = "`from`: there is no body to take it from, because `payload` is \"none\"";
+        let finding = "`from`: there is no JSON to take it from, because `payload` is \"none\"";
         assert_eq!(findings(GATEWAY, &[("r", &text)]), [finding]);
     }
 

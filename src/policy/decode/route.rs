@@ -5,8 +5,9 @@ use std::num::NonZeroU32;
 
 use super::gateway::Known;
 use super::limits::positive_size;
-use super::{Decoded, Page, Table, Value, parameters, rule, run};
-use crate::domain::name::RouteName;
+use super::source::{Sources, Written};
+use super::{Decoded, Page, Table, Value, parameters, rule, run, source, when};
+use crate::domain::name::{KeyName, RouteName};
 use crate::policy::argv::Template;
 use crate::policy::diagnostic::{Finding, Place};
 use crate::policy::files::Files;
@@ -18,6 +19,8 @@ use crate::policy::units;
 pub(in crate::policy) struct Outline {
     pub(in crate::policy) matches: Option<(String, String, Place)>,
     pub(in crate::policy) lock: Option<(Template, NonZeroU32, Place)>,
+    /// Keys that it allows and that sign the body alone.
+    pub(in crate::policy) signed_bodies: Vec<(KeyName, Place)>,
 }
 
 /// Methods of which a route can have one.
@@ -45,13 +48,18 @@ pub(in crate::policy) fn decode(
         }
         let body = top.or("body", known.body.unwrap_or(usize::MAX), |value| body(value, known));
         let payload = top.or("payload", Payload::Json, payload);
+        let mut sources = Sources::new(match (&payload, top.has("payload")) {
+            (Ok(Payload::Json), true) => Written::Json,
+            (Ok(Payload::Form(_)), _) => Written::Form,
+            (Ok(Payload::None), _) => Written::None,
+            (Ok(Payload::Json), false) | (Err(_), _) => Written::Not,
+        });
         let allow = allow(top, known);
         let rate = top.optional("rate", |value| value.table("`[rate]`", rate));
-        top.unsupported("when");
-        let json = payload.is_ok_and(|payload| payload == Payload::Json);
+        let when = top.or("when", Vec::new(), |value| when::decode(value, &mut sources));
         let names = parameters::names(top);
         let parameters = top.table_or_defaults("parameters", "`[parameters]`", |table| {
-            parameters::decode(table, json || payload.is_err())
+            parameters::decode(table, &mut sources)
         });
         let run = top.required("run", |value| {
             value.table("`[run]`", |table| run::decode(table, stem, names.as_ref(), files, &mut outline.lock))
@@ -61,24 +69,36 @@ pub(in crate::policy) fn decode(
             method: method?,
             path: path?,
             body: body?,
-            payload: payload?,
+            payload: if sources.only_form() { Payload::None } else { payload? },
             allow: allow?,
             rate: rate?,
+            when: when?,
             parameters: parameters?,
             run: run?,
         };
-        complete(top, route)
+        outline.signed_bodies =
+            signed_bodies(&route, known).map(|key| (key.clone(), top.place_of("allow"))).collect();
+        warn_of_unsigned(top, &sources, &outline.signed_bodies);
+        complete(top, route, known)
     })
 }
 
 /// What can only be said of a whole route.
-fn complete(top: &Table<'_>, mut route: Route) -> Decoded<Route> {
+fn complete(top: &Table<'_>, mut route: Route, known: &Known) -> Decoded<Route> {
+    let known_key = |name| known.keys.as_ref().and_then(|keys| keys.get(name));
+    if route.payload == Payload::None
+        && let Some(key) = route.keys().find(|name| known_key(*name).is_some_and(|key| key.id == Some(true)))
+    {
+        let message =
+            format!("the key `{key}` takes its message ids from a body's JSON, and this route reads none");
+        return Err(top.page().report(Finding::error(top.place_of("payload"), message)));
+    }
     for (name, parameter) in &route.parameters.0 {
         if parameter.leading_dash {
             route.run.may_lead.insert(name.clone());
         }
     }
-    let by_certificate = route.allow.iter().any(|rule| !rule.names_a_key());
+    let by_certificate = route.allow.iter().any(|rule| rule.keys().is_empty());
     if by_certificate && !route.run.idempotent && !route.run.coalesce {
         top.page().warn(
             top.place_of("allow"),
@@ -136,10 +156,41 @@ fn body(value: Value<'_>, known: &Known) -> Decoded<usize> {
 }
 
 fn payload(value: Value<'_>) -> Decoded<Payload> {
-    if value.text()?.starts_with("form:") {
-        return Err(value.refuse("`form:` is not supported yet"));
+    let text = value.text()?;
+    match (text, text.strip_prefix("form:")) {
+        ("json", _) => Ok(Payload::Json),
+        ("none", _) => Ok(Payload::None),
+        (_, Some(field)) if source::is_field_name(field) => Ok(Payload::Form(field.to_owned())),
+        (_, Some(_)) => Err(value.refuse("the name of the form's field that holds JSON follows `form:`")),
+        (_, None) => {
+            let finding = value.finding(format!("`{}` is not one of its values", text.escape_debug()));
+            let help = "allowed here: `json`, `none`, and `form:` with the name of the field that holds JSON";
+            Err(value.page().report(finding.help(help)))
+        }
     }
-    value.word(&[("json", Payload::Json), ("none", Payload::None)], &[])
+}
+
+/// The keys of its rules that sign bodies, but not for which path.
+fn signed_bodies<'r>(route: &'r Route, known: &Known) -> impl Iterator<Item = &'r KeyName> {
+    let signs_requests =
+        |name| known.keys.as_ref().and_then(|keys| keys.get(name)).and_then(|key| key.signs_requests);
+    let mut keys: Vec<_> = route.keys().filter(|name| signs_requests(*name) == Some(false)).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys.into_iter()
+}
+
+fn warn_of_unsigned(top: &Table<'_>, sources: &Sources, signed_bodies: &[(KeyName, Place)]) {
+    let Some((key, _)) = signed_bodies.first() else {
+        return;
+    };
+    for (source, place) in &sources.beside_the_body {
+        top.page().warn(
+            place.clone(),
+            format!("`{source}` is not signed by the key `{key}`, which signs the body alone: whoever sees a request can send it with another"),
+            "take what matters from the body, or use a key of the scheme `rfc9421`",
+        );
+    }
 }
 
 fn allow(top: &mut Table<'_>, known: &Known) -> Decoded<Vec<crate::policy::rule::Rule>> {
@@ -192,7 +243,7 @@ mod tests {
     fn defaults_are_those_of_the_language() {
         let route = route(ROUTE);
         assert_eq!((route.method.as_str(), route.path.as_str()), ("POST", "/promote"));
-        assert_eq!((route.body, route.payload, route.rate), (65_536, Payload::Json, None));
+        assert_eq!((route.body, &route.payload, route.rate), (65_536, &Payload::Json, None));
         assert_eq!(route.run.lock(&Default::default()), "r");
         assert_eq!((route.run.nice, route.run.directory.to_str()), (5, Some("/")));
         assert!(route.run.env.is_empty() && !route.run.idempotent && !route.run.coalesce);
@@ -242,11 +293,31 @@ mod tests {
             ),
             ("[[allow]]", "body = \"0B\"\n[[allow]]", "`body`: a size of at least 1B"),
             ("[[allow]]", "payload = \"xml\"\n[[allow]]", "`payload`: `xml` is not one of its values"),
-            ("[[allow]]", "payload = \"form:payload\"\n[[allow]]", "`payload`: `form:` is not supported yet"),
             (
                 "[[allow]]",
-                "[[when]]\nfrom = \"header:x\"\n[[allow]]",
-                "`when` is not supported yet in `routes/r.toml`",
+                "payload = \"form:\"\n[[allow]]",
+                "`payload`: the name of the form's field that holds JSON follows `form:`",
+            ),
+            (
+                "[[allow]]",
+                "[[when]]\nfrom = \"query:x\"\n[[allow]]",
+                "a condition has exactly one of `pattern` and `one_of`",
+            ),
+            (
+                "[[allow]]",
+                "[[when]]\nfrom = \"query:x\"\none_of = [\"a\"]\npattern = \"a\"\n[[allow]]",
+                "a condition has exactly one of `pattern` and `one_of`",
+            ),
+            (
+                "[[allow]]",
+                "[when]\nfrom = \"query:x\"\none_of = [\"a\"]\n[[allow]]",
+                "`when`: there may be several conditions: write each with double brackets, `[[when]]`",
+            ),
+            ("[[allow]]", "[[when]]\none_of = [\"a\"]\n[[allow]]", "`from` is missing in `[[when]]`"),
+            (
+                "[[allow]]",
+                "[[when]]\nfrom = \"query:x\"\ninteger = { min = 1, max = 2 }\none_of = [\"a\"]\n[[allow]]",
+                "unknown key `integer` in `[[when]]`",
             ),
             ("[[allow]]", "name = \"r\"\n[[allow]]", "unknown key `name` in `routes/r.toml`"),
             ("[run]", "[rate]\nburst = 5\n[run]", "`limit` is missing in `[rate]`"),
@@ -303,6 +374,78 @@ mod tests {
         assert_eq!(findings(GATEWAY, &[("r", &format!("{certname}coalesce = true"))]), [""; 0]);
     }
 
+    /// A gateway with one key of each kind of scheme, of which `builds` finds its message ids in bodies.
+    const SENDERS: &str = r#"
+        [keys.gitea]
+        scheme = "gitea"
+        secrets = ["secrets/other"]
+        [keys.builds]
+        scheme = "body-hmac"
+        header = "X-Signature"
+        secrets = ["secrets/third"]
+        id = "body:/build_tag"
+        [limits]
+        body = "1MiB"
+    "#;
+
+    fn of_senders(key: &str, more: &str) -> Vec<String> {
+        let text = ROUTE.replace("jenkins", key).replace("[[allow]]", &format!("{more}\n[[allow]]"));
+        findings(&format!("{GATEWAY}{SENDERS}"), &[("r", &text)])
+    }
+
+    #[test]
+    fn what_a_signed_body_does_not_cover_is_worth_a_warning() {
+        let beside = "[parameters]\np = { from = \"query:p\", one_of = [\"1\"] }\n[[when]]\nfrom = \"header:X-Event\"\none_of = [\"push\"]";
+        let warnings = ["query:p", "header:x-event"].map(|source| {
+            format!("`{source}` is not signed by the key `gitea`, which signs the body alone: whoever sees a request can send it with another")
+        });
+        assert_eq!(of_senders("gitea", beside), warnings);
+        assert_eq!(of_senders("jenkins", beside), [""; 0]);
+        assert_eq!(of_senders("gitea", "[[when]]\nfrom = \"body:/x\"\none_of = [\"1\"]"), [""; 0]);
+
+        let other = ROUTE.replace("/promote", "/other").replace("jenkins", "gitea");
+        let text = ROUTE.replace("[\"jenkins\"]", "[\"jenkins\", \"gitea\"]");
+        let found = findings(&format!("{GATEWAY}{SENDERS}"), &[("a", &text), ("b", &other)]);
+        let shared =
+            "the key `gitea` signs the body alone: what it signs for the route `a` is good for this one, too";
+        assert_eq!(found, [shared]);
+    }
+
+    #[test]
+    fn a_body_is_json_or_a_form_or_a_form_with_json() {
+        let parameter = |from: &str| format!("[parameters]\np = {{ from = \"{from}\", one_of = [\"1\"] }}");
+        let payload = |written: &str, more: &str| {
+            let text = ROUTE.replace("[[allow]]", &format!("{written}\n{more}\n[[allow]]"));
+            compile(GATEWAY, &[("r", &text)])
+                .map(|loaded| loaded.policy.routes.into_values().next().unwrap().payload.clone())
+                .map_err(|found| found.messages().map(str::to_owned).collect::<Vec<_>>())
+        };
+        let form = || Payload::Form("payload".into());
+        for (written, from, expected) in [
+            ("", "body:/p", Payload::Json),
+            ("", "query:p", Payload::Json),
+            ("", "form:p", Payload::None),
+            ("payload = \"none\"", "form:p", Payload::None),
+            ("payload = \"form:payload\"", "form:p", form()),
+            ("payload = \"form:payload\"", "body:/p", form()),
+        ] {
+            assert_eq!(payload(written, &parameter(from)), Ok(expected), "{written} {from}");
+        }
+        let refused = payload("payload = \"json\"", &parameter("form:p"));
+        assert_eq!(
+            refused,
+            Err(vec!["`from`: there is no form to take it from, because `payload` is \"json\"".into()])
+        );
+        let both = "[[when]]\nfrom = \"form:p\"\none_of = [\"1\"]\n".to_owned() + &parameter("body:/p");
+        let mixed = "`from`: a body is JSON or a form: `payload = \"form:<field>\"` says which field of a form holds JSON";
+        assert_eq!(payload("", &both), Err(vec![mixed.into()]));
+        assert_eq!(payload("payload = \"form:payload\"", &both), Ok(form()));
+
+        let no_ids = "the key `builds` takes its message ids from a body's JSON, and this route reads none";
+        assert_eq!(of_senders("builds", "payload = \"none\""), [no_ids]);
+        assert_eq!(of_senders("builds", ""), [""; 0]);
+    }
+
     #[test]
     fn all_errors_of_a_file_are_shown_at_once_with_carets() {
         let text = r#"method = "post"
@@ -344,8 +487,7 @@ timeout = "10 minutes"
           | ^^^
           |
           = help: did you mean `path`?
-          = help: allowed here: method, path, body, payload, allow, rate, parameters, run
-          = help: not supported yet: when
+          = help: allowed here: method, path, body, payload, allow, rate, when, parameters, run
 
         error: `key`: there is no `[keys.jenkin]` in gateway.toml
          --> /policy/routes/promote.toml:6:8

@@ -54,11 +54,11 @@ pub(super) fn decode(table: &mut Table<'_>, known: &Known) -> Decoded<Rule> {
 
 fn key(value: Value<'_>, known: &Known) -> Decoded<KeyName> {
     let name = value.parse(KeyName::parse)?;
-    let Some(declared) = known.keys.as_ref().filter(|declared| !declared.contains(&name)) else {
+    let Some(declared) = known.keys.as_ref().filter(|declared| !declared.contains_key(&name)) else {
         return Ok(name);
     };
     let finding = value.finding(format!("there is no `[keys.{name}]` in gateway.toml"));
-    let declared: Vec<&str> = declared.iter().map(KeyName::as_str).collect();
+    let declared: Vec<&str> = declared.keys().map(KeyName::as_str).collect();
     let finding = match nearest(name.as_str(), declared.iter().copied()) {
         Some(meant) => finding.help(format!("did you mean `{meant}`?")),
         None => finding,

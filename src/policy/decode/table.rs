@@ -132,6 +132,11 @@ impl<'a> Table<'a> {
         self.page.place(self.span.clone())
     }
 
+    /// How messages call it.
+    pub(in crate::policy) fn title(&self) -> &'a str {
+        self.title
+    }
+
     pub(in crate::policy) fn page(&self) -> &'a Page {
         self.page
     }

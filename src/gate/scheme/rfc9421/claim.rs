@@ -7,9 +7,9 @@ use axum::http::header::{HeaderMap, HeaderName};
 use jiff::Timestamp;
 use sfv::{BareItem, Dictionary, FieldType as _, InnerList, Key, List, ListEntry, Parser, Version};
 
-use super::super::Why;
 use super::super::base::Component;
-use super::{ALGORITHM, LONGEST_NONCE, MOST_COMPONENTS};
+use super::super::{LONGEST_ID, Why};
+use super::{ALGORITHM, MOST_COMPONENTS};
 use crate::domain::name::KeyName;
 
 /// The `Signature-Input` header.
@@ -103,7 +103,7 @@ fn claim(list: InnerList, mac: Vec<u8>) -> Result<Claim, Why> {
             "created" => created = Some(seconds(value).ok_or(Why::ParameterInvalid("created"))?),
             "expires" => expires = Some(seconds(value).ok_or(Why::ParameterInvalid("expires"))?),
             "nonce" => {
-                let given = text(value).filter(|nonce| (1..=LONGEST_NONCE).contains(&nonce.len()));
+                let given = text(value).filter(|nonce| (1..=LONGEST_ID).contains(&nonce.len()));
                 nonce = Some(given.ok_or(Why::ParameterInvalid("nonce"))?.to_owned());
             }
             "keyid" => {

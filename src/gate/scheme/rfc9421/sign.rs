@@ -10,8 +10,8 @@ use sfv::{FieldType as _, InnerList, Integer, Item, Key, List, ListEntry};
 
 use super::super::authority::{Authority, NotAnAuthority};
 use super::super::base::{Component, Message, NoValue};
-use super::super::digest;
-use super::{ALGORITHM, CONTENT_DIGEST, LONGEST_NONCE, MOST_COMPONENTS, keyed};
+use super::super::{LONGEST_ID, digest};
+use super::{ALGORITHM, CONTENT_DIGEST, MOST_COMPONENTS, keyed};
 use crate::domain::name::KeyName;
 use crate::policy::secret::Secret;
 
@@ -55,7 +55,7 @@ pub enum CannotSign {
     #[error("the secret has a length that HMAC does not take")]
     Secret(#[from] InvalidLength),
     /// The nonce.
-    #[error("the nonce must have 1 to {LONGEST_NONCE} bytes of printable ASCII")]
+    #[error("the nonce must have 1 to {LONGEST_ID} bytes of printable ASCII")]
     Nonce,
 }
 
@@ -115,7 +115,7 @@ pub fn sign(
 }
 
 fn parameters(components: &[Component], key: &KeyName, created: Timestamp, nonce: &str) -> Option<String> {
-    if !(1..=LONGEST_NONCE).contains(&nonce.len()) {
+    if !(1..=LONGEST_ID).contains(&nonce.len()) {
         return None;
     }
     let string = |text: &str| sfv::String::try_from(text.to_owned()).ok();
