@@ -15,8 +15,8 @@
 //! | [`gate`] | request to permit to receipt: the ordered stack of guards | clock, domain, policy, trust, queue, audit |
 //! | [`executor`] | submission to job to argv to exit; the one place that starts processes | clock, domain, policy, queue, audit |
 //! | [`promote`] | the edit of a value in a control repository, its commit and push | domain, executor |
-//! | [`admin`] | the operators' socket: health, jobs | clock, domain, queue, audit |
-//! | [`app`] | wires the rooms; the order of starting and stopping | all above but promote |
+//! | [`admin`] | the operators' socket: health, jobs, reload | clock, domain, queue, audit |
+//! | [`app`] | wires the rooms; what is in force, and its exchange; the order of starting and stopping | all above but promote |
 //! | [`cli`] | one file a subcommand | all |
 //!
 //! Sibling rooms do not know each other, and nothing imports upward. `tests/layout.rs` holds this table.

@@ -13,6 +13,15 @@ struct Health {
     state: &'static str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<String>,
+    /// What is wrong although jobs can be accepted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    alarms: Vec<Alarm>,
+}
+
+#[derive(Serialize)]
+struct Alarm {
+    alarm: String,
+    reason: String,
 }
 
 #[derive(Serialize)]
@@ -22,7 +31,7 @@ struct Head {
 }
 
 pub(super) fn healthy() -> Answer {
-    Answer::ok(&Health { state: "alive", problems: Vec::new() })
+    Answer::ok(&Health { state: "alive", problems: Vec::new(), alarms: Vec::new() })
 }
 
 impl<R> Desk<R> {
@@ -40,10 +49,12 @@ impl<R> Desk<R> {
         if self.stopping.is_cancelled() {
             problems.push("the gateway is stopping".into());
         }
+        let alarms = self.recorder.alarms().into_iter();
+        let alarms = alarms.map(|(alarm, reason)| Alarm { alarm: alarm.to_string(), reason }).collect();
         if problems.is_empty() {
-            return Answer::ok(&Health { state: "ready", problems });
+            return Answer::ok(&Health { state: "ready", problems, alarms });
         }
-        Answer::json(StatusCode::SERVICE_UNAVAILABLE, &Health { state: "not ready", problems })
+        Answer::json(StatusCode::SERVICE_UNAVAILABLE, &Health { state: "not ready", problems, alarms })
     }
 
     pub(super) fn audit_head(&self) -> Answer {

@@ -13,6 +13,7 @@
 //! | `GET /jobs/<id>/output` | what its steps wrote, and nothing else |
 //! | `POST /jobs/<id>/cancel` | 200 when it waited, 202 when its worker was told, 409 when it has ended |
 //! | `POST /jobs/<id>/retry` | 201 and the new job |
+//! | `POST /reload` | 200 and what is in force now, 422 with what is wrong |
 
 use axum::http::{Method, StatusCode};
 use tokio_util::sync::CancellationToken;
@@ -27,9 +28,11 @@ use crate::queue::sqlite::Store;
 mod answer;
 mod health;
 pub mod jobs;
+mod reload;
 pub mod socket;
 
 use answer::Answer;
+pub use reload::{Reload, Reloaded};
 
 /// What the socket speaks of.
 pub struct Desk<R> {
@@ -41,6 +44,8 @@ pub struct Desk<R> {
     pub clock: Clock,
     /// Cancelled when the gateway is told to stop: it accepts nothing any more.
     pub stopping: CancellationToken,
+    /// What loads the policy anew.
+    pub reload: Reload,
 }
 
 /// Where the jobs are.
@@ -71,6 +76,7 @@ enum Asked {
     Readiness,
     AuditHead,
     Jobs(Wish),
+    Reload,
 }
 
 /// What a request about jobs asks for.
@@ -95,6 +101,7 @@ impl Asked {
             ["jobs", id, "output"] => (Method::GET, Self::Jobs(Wish::Output(job(id)?))),
             ["jobs", id, "cancel"] => (Method::POST, Self::Jobs(Wish::Cancel(job(id)?))),
             ["jobs", id, "retry"] => (Method::POST, Self::Jobs(Wish::Retry(job(id)?))),
+            ["reload"] => (Method::POST, Self::Reload),
             [..] => return Err(nothing()),
         };
         if *method == allowed {
@@ -127,6 +134,7 @@ impl<R: Repeat> Desk<R> {
                     Answer::error(StatusCode::CONFLICT, why)
                 }
             },
+            Ok(Asked::Reload) => self.reload(caller).await,
         }
     }
 }
@@ -152,7 +160,7 @@ mod tests {
             assert_eq!(status(&Method::GET, path), None, "{path}");
             assert_eq!(status(&Method::POST, path), Some(405), "{path}");
         }
-        for path in [format!("/jobs/{id}/cancel"), format!("/jobs/{id}/retry")] {
+        for path in [format!("/jobs/{id}/cancel"), format!("/jobs/{id}/retry"), "/reload".to_owned()] {
             assert_eq!(status(&Method::POST, &path), None, "{path}");
             for method in [Method::GET, Method::HEAD, Method::DELETE] {
                 assert_eq!(status(&method, &path), Some(405), "{path}");

@@ -9,10 +9,13 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::generation::Generation;
+use super::generation::{Generation, Listening};
+use super::live::{Face, Live};
 use super::{COMMANDS_FINISH_WITHIN, process};
 use crate::audit::Recorder;
 use crate::clock::Clock;
+use crate::gate::Counters;
+use crate::policy::InForce;
 use crate::queue::Intake;
 use crate::{gate, listener};
 
@@ -23,38 +26,39 @@ pub(super) struct Front {
 }
 
 impl Front {
-    /// Starts to accept requests.
+    /// Starts to accept requests, if the generation in force is for a process that listens. `intake` makes the way in for those that a policy has let through.
     pub(super) fn start<I: Intake>(
         sockets: Vec<TcpListener>,
-        generation: Generation,
-        intake: I,
+        live: &Live,
+        intake: impl Fn(InForce) -> I + Send + Sync + 'static,
         recorder: &Recorder,
         clock: &Clock,
         stop: &CancellationToken,
-    ) -> Self {
-        let Generation { policy, tls, trust, authorities, .. } = generation;
+    ) -> Option<Self> {
         let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
-        let router = gate::router(gate::Parts {
-            policy: Arc::clone(&policy),
-            authorities,
-            trust,
-            intake: Arc::new(intake),
-            recorder: recorder.clone(),
-            clock: clock.clone(),
+        let (recorder, time) = (recorder.clone(), clock.clone());
+        let settings = live.show(move |generation, former| {
+            let Generation { policy, listening, .. } = generation;
+            let Listening { tls, trust, authorities, .. } = listening.as_ref()?;
+            let counters = Counters::of(policy, former.map(|former| &former.counters), &time);
+            let router = gate::router(gate::Parts {
+                policy: Arc::clone(policy),
+                authorities: authorities.clone(),
+                trust: trust.clone(),
+                intake: Arc::new(intake(InForce::always(Arc::clone(policy)))),
+                recorder: recorder.clone(),
+                counters: counters.clone(),
+                clock: time.clone(),
+            });
+            let epoch = trust.as_ref().map_or(0, |trust| trust.epoch());
+            let settings = listener::Settings { tls: Arc::clone(tls), epoch, limits: limits(generation) };
+            Some(Face { router, counters, settings: Arc::new(settings) })
         });
-        let limits = &policy.limits;
-        let connections = process::connections(limits);
-        if connections < limits.connections.get() {
-            tracing::warn!(
-                connections,
-                "limits.connections is more than this process's descriptors allow; raise its limit (LimitNOFILE=)"
-            );
-        }
-        let connections =
-            listener::Limits { connections, drain: COMMANDS_FINISH_WITHIN, ..listener::Limits::from(limits) };
-        let listener =
-            tokio::spawn(listener::serve(sockets, tls, connections, clock.clone(), router, stop.clone()));
-        Self { addresses, listener }
+        let settings = settings?;
+        let answers = live.clone();
+        let service = tower::service_fn(move |request| answers.clone().answer(request));
+        let listener = tokio::spawn(listener::serve(sockets, settings, clock.clone(), service, stop.clone()));
+        Some(Self { addresses, listener })
     }
 
     pub(super) fn addresses(&self) -> &[SocketAddr] {
@@ -70,4 +74,17 @@ impl Front {
     pub(super) async fn finish(self) {
         super::finish(self.listener).await;
     }
+}
+
+/// What connections are held to, within what this process may open.
+fn limits(generation: &Generation) -> listener::Limits {
+    let limits = &generation.policy.limits;
+    let connections = process::connections(limits);
+    if connections < limits.connections.get() {
+        tracing::warn!(
+            connections,
+            "limits.connections is more than this process's descriptors allow; raise its limit (LimitNOFILE=)"
+        );
+    }
+    listener::Limits { connections, drain: COMMANDS_FINISH_WITHIN, ..listener::Limits::from(limits) }
 }

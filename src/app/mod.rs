@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::Recorder;
+use crate::audit::{Cause, Recorder};
 use crate::clock::Clock;
 use crate::executor::door::{self, Door};
 use crate::executor::intake::LocalIntake;
@@ -22,14 +22,18 @@ use crate::{admin, audit, listener, queue};
 
 mod front;
 pub mod generation;
+pub mod live;
 pub mod process;
 mod socket;
+mod succession;
+mod watch;
 mod works;
 
 pub use socket::SocketError;
 
 use front::Front;
 use generation::Generation;
+use live::Live;
 use socket::{Bound, Served};
 use works::Works;
 
@@ -38,6 +42,7 @@ const COMMANDS_FINISH_WITHIN: Duration = Duration::from_secs(60);
 
 /// A running gateway, or one of the two processes that it can be made of.
 pub struct Gateway {
+    live: Live,
     front: Option<Front>,
     works: Option<Works>,
     door: Option<Served>,
@@ -74,14 +79,18 @@ impl Gateway {
     pub async fn start(generation: Generation, clock: Clock) -> Result<Self, StartError> {
         let policy = Arc::clone(&generation.policy);
         // Before anything is opened: a second gateway by mistake is told about its port first.
-        let sockets = listener::bind(&generation.addresses)?;
+        let sockets = listener::bind(generation.addresses())?;
         let socket = policy.admin.socket.as_deref().map(Bound::own).transpose()?;
         let recorder = record(&policy.audit.file, &policy, &clock)?;
         let stop = CancellationToken::new();
-        let works = Works::start(&policy, &recorder, &clock, &stop)?;
-        let front = Front::start(sockets, generation, works.intake(), &recorder, &clock, &stop);
-        let admin = socket.map(|socket| administer(socket, works.kept(), &recorder, &clock, &stop));
-        Ok(Self { front: Some(front), works: Some(works), door: None, admin, recorder, stop })
+        let live = Live::new(generation, &recorder, &clock);
+        let works = Works::start(&live, &recorder, &clock, &stop)?;
+        let store = works.store().clone();
+        let intake = move |policy| LocalIntake::new(store.clone(), policy);
+        let front = Front::start(sockets, &live, intake, &recorder, &clock, &stop);
+        let admin = socket.map(|socket| administer(socket, works.kept(), &live, &recorder, &clock, &stop));
+        tokio::spawn(watch::files(live.clone(), stop.clone()));
+        Ok(Self { live, front, works: Some(works), door: None, admin, recorder, stop })
     }
 
     /// Starts to accept requests, and submits them to workers in another process.
@@ -92,16 +101,18 @@ impl Gateway {
     pub async fn start_gate(generation: Generation, clock: Clock) -> Result<Self, StartError> {
         let policy = Arc::clone(&generation.policy);
         let workers = policy.queue.socket.clone().ok_or(StartError::NoQueueSocket)?;
-        let sockets = listener::bind(&generation.addresses)?;
+        let sockets = listener::bind(generation.addresses())?;
         let socket = policy.admin.socket.as_deref().map(Bound::own).transpose()?;
         let recorder = record(&policy.audit.file, &policy, &clock)?;
         let stop = CancellationToken::new();
+        let live = Live::new(generation, &recorder, &clock);
         let head = recorder.clone();
         let intake = SocketIntake::new(workers, policy.limits.body, Box::new(move || head.head().into()));
         let jobs = admin::Jobs::Elsewhere(intake.clone());
-        let front = Front::start(sockets, generation, intake, &recorder, &clock, &stop);
-        let admin = socket.map(|socket| administer(socket, jobs, &recorder, &clock, &stop));
-        Ok(Self { front: Some(front), works: None, door: None, admin, recorder, stop })
+        let front = Front::start(sockets, &live, move |_| intake.clone(), &recorder, &clock, &stop);
+        let admin = socket.map(|socket| administer(socket, jobs, &live, &recorder, &clock, &stop));
+        tokio::spawn(watch::files(live.clone(), stop.clone()));
+        Ok(Self { live, front, works: None, door: None, admin, recorder, stop })
     }
 
     /// Starts to run jobs, and lets a gate in another process submit them.
@@ -109,14 +120,16 @@ impl Gateway {
     /// # Errors
     /// When a socket, the audit log or the queue cannot be used, or the policy names no `queue.socket`; nothing is left
     /// running then.
-    pub async fn start_workers(policy: Arc<Policy>, clock: Clock) -> Result<Self, StartError> {
+    pub async fn start_workers(generation: Generation, clock: Clock) -> Result<Self, StartError> {
+        let policy = Arc::clone(&generation.policy);
         let path = policy.queue.socket.as_deref().ok_or(StartError::NoQueueSocket)?;
         let gate = policy.queue.gate_user.as_ref();
         let entrance = Bound::shared(path, gate)?;
         let socket = policy.admin.work_socket.as_deref().map(Bound::own).transpose()?;
         let recorder = record(&policy.audit.work_file(), &policy, &clock)?;
         let stop = CancellationToken::new();
-        let works = Works::start(&policy, &recorder, &clock, &stop)?;
+        let live = Live::new(generation, &recorder, &clock);
+        let works = Works::start(&live, &recorder, &clock, &stop)?;
         let door = Arc::new(Door::new(door::Parts {
             intake: works.intake(),
             recorder: recorder.clone(),
@@ -125,8 +138,14 @@ impl Gateway {
             limits: policy.limits.clone(),
         }));
         let door = entrance.serve(door.connections(), move |stream| Arc::clone(&door).attend(stream));
-        let admin = socket.map(|socket| administer(socket, works.kept(), &recorder, &clock, &stop));
-        Ok(Self { front: None, works: Some(works), door: Some(door), admin, recorder, stop })
+        let admin = socket.map(|socket| administer(socket, works.kept(), &live, &recorder, &clock, &stop));
+        Ok(Self { live, front: None, works: Some(works), door: Some(door), admin, recorder, stop })
+    }
+
+    /// What is in force, for exchanging it.
+    #[must_use]
+    pub fn live(&self) -> &Live {
+        &self.live
     }
 
     /// Where the gateway listens; nowhere, when it is workers alone.
@@ -173,13 +192,24 @@ impl Gateway {
 fn administer(
     socket: Bound,
     jobs: admin::Jobs<LocalIntake>,
+    live: &Live,
     recorder: &Recorder,
     clock: &Clock,
     stop: &CancellationToken,
 ) -> Served {
     let (recorder, clock, stopping) = (recorder.clone(), clock.clone(), stop.clone());
-    let desk = Arc::new(admin::Desk { jobs, recorder, clock, stopping });
+    let live = live.clone();
+    let reload = admin::Reload::new(move |uid| reload(live.clone(), uid));
+    let desk = Arc::new(admin::Desk { jobs, recorder, clock, stopping, reload });
     socket.serve(admin::socket::CONNECTIONS, move |stream| admin::socket::attend(stream, Arc::clone(&desk)))
+}
+
+/// Reloads the policy for an operator.
+async fn reload(live: Live, uid: u32) -> Result<admin::Reloaded, String> {
+    let loaded = live.reload(Cause::Operator(uid)).await.map_err(|found| found.to_string())?;
+    let live::Loaded { policy, routes, keys, warnings } = loaded;
+    let warnings = (warnings.warnings() > 0).then(|| warnings.to_string());
+    Ok(admin::Reloaded { policy, routes, keys, warnings })
 }
 
 /// Opens the audit log.

@@ -2,23 +2,22 @@
 //!
 //! Knows nothing of the network: jobs come through an `Intake`, whoever asks it.
 
-use std::sync::Arc;
-
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::COMMANDS_FINISH_WITHIN;
+use super::live::Live;
 use crate::admin::{Jobs, Kept};
 use crate::audit::Recorder;
 use crate::clock::Clock;
 use crate::executor::intake::LocalIntake;
 use crate::executor::worker::Worker;
-use crate::policy::{Policy, Queue};
+use crate::policy::{InForce, Policy, Queue};
 use crate::queue::sqlite::{OpenError, Recovered, Settings, Store};
 
 /// A store and its worker.
 pub(super) struct Works {
-    policy: Arc<Policy>,
+    policy: InForce,
     store: Store,
     worker: JoinHandle<()>,
 }
@@ -26,29 +25,34 @@ pub(super) struct Works {
 impl Works {
     /// Opens the queue, takes up what a former process left, and starts to run jobs.
     pub(super) fn start(
-        policy: &Arc<Policy>,
+        live: &Live,
         recorder: &Recorder,
         clock: &Clock,
         stop: &CancellationToken,
     ) -> Result<Self, OpenError> {
-        let Queue { keep, keep_bytes, .. } = policy.queue;
-        let settings = Settings { keep, keep_bytes, jobs: policy.limits.jobs };
-        let (store, recovered) = Store::open(&policy.queue.file, settings, clock.clone())?;
+        let policy = live.policy();
+        let first = policy.now();
+        let (store, recovered) = Store::open(&first.queue.file, settings(&first), clock.clone())?;
+        live.keep(&store);
         tell_recovered(&recovered);
         let worker = Worker {
             store: store.clone(),
-            policy: Arc::clone(policy),
+            policy: policy.clone(),
             recorder: recorder.clone(),
             clock: clock.clone(),
             drain: COMMANDS_FINISH_WITHIN,
         };
         let worker = tokio::spawn(worker.work(stop.clone()));
-        Ok(Self { policy: Arc::clone(policy), store, worker })
+        Ok(Self { policy, store, worker })
     }
 
     /// The way in.
     pub(super) fn intake(&self) -> LocalIntake {
-        LocalIntake::new(self.store.clone(), Arc::clone(&self.policy))
+        LocalIntake::new(self.store.clone(), self.policy.clone())
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// What operators see.
@@ -68,6 +72,12 @@ impl Works {
         self.store.release_waiters();
         self.store
     }
+}
+
+/// The bounds of a store, as a policy has them.
+pub(super) fn settings(policy: &Policy) -> Settings {
+    let Queue { keep, keep_bytes, .. } = policy.queue;
+    Settings { keep, keep_bytes, jobs: policy.limits.jobs }
 }
 
 /// Says what a crash left behind; that a job is over because of it goes on record as every end does.

@@ -53,5 +53,15 @@ pub(super) fn tell(record: &Record) {
             let identity = identity.to_string();
             tracing::info!(uid, %job, %retry_of, %route, identity, "repeated");
         }
+        Record::Loaded { cause, policy } => tracing::info!(?cause, policy, "this policy is in force"),
+        Record::NotLoaded { cause, reason } => {
+            tracing::error!(?cause, reason, "the policy is not valid; the former one stays in force");
+        }
+        Record::Renewed { policy, changed } => {
+            let changed = changed.join(", ");
+            tracing::info!(policy, changed, "files have changed and are used as they are now");
+        }
+        Record::Alarm { alarm, reason } => tracing::error!(alarm, reason, "alarm"),
+        Record::AlarmOver { alarm } => tracing::info!(alarm, "the alarm is over"),
     }
 }

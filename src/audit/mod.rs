@@ -6,37 +6,33 @@
 //! record is also a `tracing` event, in the same escaped form. Refuses a file that another process writes. A file that is
 //! renamed, as log rotation does, is continued by a new one in the same chain.
 
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use governor::middleware::NoOpMiddleware;
-use governor::nanos::Nanos;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
-use serde::Serialize;
+use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::domain::anchor::Anchor;
-use crate::domain::identity::Identity;
-use crate::domain::job::{Exit, JobId, State};
-use crate::domain::name::RouteName;
-use crate::domain::parameters::RawParameters;
 
+mod alarms;
 mod event;
 mod file;
 mod line;
+mod pace;
 mod predecessor;
+mod record;
 pub mod verify;
 mod writer;
 
+use alarms::Alarms;
 use file::Log;
 pub use file::OpenError;
+use pace::Pace;
+pub use record::{Act, Cause, Record};
 use verify::Head;
 use writer::{Counts, Entry, HeadOnDisk, Writer};
 
@@ -48,179 +44,6 @@ const ROOM: usize = 1024;
 #[error("the audit log cannot be written: {0}")]
 pub struct Unwritable(pub String);
 
-/// What is put on record.
-#[derive(Clone, Debug, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Record {
-    /// A request was answered without a job. `route` and `identity` are known only when it was allowed.
-    Refused {
-        /// Where it came from.
-        source: IpAddr,
-        /// The method as sent.
-        method: String,
-        /// The path as sent, cut to a bounded length.
-        path: String,
-        /// The status of the answer.
-        status: u16,
-        /// Why, for operators; never shown to the sender of a walled request.
-        reason: String,
-        /// The route, once allowed.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        route: Option<RouteName>,
-        /// Who, once allowed.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        identity: Option<Identity>,
-    },
-    /// A request passed every guard and is about to be stored.
-    Accepted {
-        /// The route.
-        route: RouteName,
-        /// Who.
-        identity: Identity,
-        /// Which entry of `allow`, from 1.
-        rule: usize,
-        /// Where it came from.
-        source: IpAddr,
-        /// The raw parameters.
-        parameters: RawParameters,
-    },
-    /// What an accepted request became.
-    Stored {
-        /// The route.
-        route: RouteName,
-        /// Who.
-        identity: Identity,
-        /// The job.
-        job: JobId,
-        /// `fresh`, `duplicate` or `coalesced`.
-        how: &'static str,
-        /// How far the audit log of the workers went, where they are another process.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        worker: Option<Anchor>,
-    },
-    /// A gate in another process submits a request that it accepted, this process's policy offers it, and it is about
-    /// to be stored.
-    Submitted {
-        /// The route.
-        route: RouteName,
-        /// Who, as the gate says.
-        identity: Identity,
-        /// Where it came from, as the gate says.
-        source: IpAddr,
-        /// The raw parameters.
-        parameters: RawParameters,
-        /// How far the gate's own audit log goes, as it says.
-        gate: Anchor,
-    },
-    /// Somebody at the socket for submissions got nothing: not the gate's user, not a question, or not what the policy
-    /// offers.
-    TurnedAway {
-        /// Who: the user that the kernel names at the other end.
-        uid: u32,
-        /// Why.
-        reason: String,
-        /// The route that was asked for, where that could be read.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        route: Option<RouteName>,
-        /// Whose request it was said to be.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        identity: Option<Identity>,
-    },
-    /// An accepted request could not be stored.
-    NotStored {
-        /// The route.
-        route: RouteName,
-        /// Who.
-        identity: Identity,
-        /// Why.
-        reason: String,
-    },
-    /// A step is about to start.
-    Started {
-        /// The job.
-        job: JobId,
-        /// The route.
-        route: RouteName,
-        /// Whose job it is.
-        identity: Identity,
-        /// Which entry of `allow` lets it run, from 1.
-        rule: usize,
-        /// Which step, from 1.
-        step: usize,
-        /// What is executed.
-        argv: Vec<String>,
-    },
-    /// A step ended.
-    Ended {
-        /// The job.
-        job: JobId,
-        /// The route.
-        route: RouteName,
-        /// Which step, from 1.
-        step: usize,
-        /// How it ended.
-        exit: Exit,
-    },
-    /// A job reached its final state.
-    Finished {
-        /// The job.
-        job: JobId,
-        /// The route.
-        route: RouteName,
-        /// The final state.
-        state: State,
-        /// Why, where the state alone does not say it.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        reason: Option<String>,
-    },
-    /// A run failed, and its job waits for another one.
-    Retried {
-        /// The job.
-        job: JobId,
-        /// The route.
-        route: RouteName,
-        /// Which run it was, from 1.
-        attempt: u32,
-        /// How it ended.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        reason: Option<String>,
-    },
-    /// An operator asked for something to be done with a job, and it is about to be done.
-    Operated {
-        /// Who: the user that the kernel names at the other end of the socket.
-        uid: u32,
-        /// What.
-        act: Act,
-        /// The job.
-        job: JobId,
-        /// The route.
-        route: RouteName,
-    },
-    /// A job was made that repeats an earlier one, as an operator asked.
-    Repeated {
-        /// Who asked.
-        uid: u32,
-        /// The new job.
-        job: JobId,
-        /// The job that it repeats.
-        retry_of: JobId,
-        /// The route.
-        route: RouteName,
-        /// Whose job it is: the earlier one's.
-        identity: Identity,
-    },
-}
-
-/// What an operator asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Act {
-    /// That a job does not run, or no further.
-    Cancel,
-    /// That a job that has ended is made once more.
-    Retry,
-}
-
 /// Writes the audit log of this process; clones write the same one. When the last clone is dropped, what was noted is
 /// written and the file is free; [`Recorder::close`] does the same without blocking the thread.
 #[derive(Clone)]
@@ -230,7 +53,8 @@ struct Inner {
     entries: mpsc::Sender<Entry>,
     stop: CancellationToken,
     thread: Mutex<Option<JoinHandle<()>>>,
-    strangers: RateLimiter<NotKeyed, InMemoryState, Clock, NoOpMiddleware<Nanos>>,
+    strangers: ArcSwap<Pace>,
+    alarms: Alarms,
     counts: Arc<Counts>,
     head: HeadOnDisk,
     clock: Clock,
@@ -248,15 +72,13 @@ impl Recorder {
         refusals_logged: (NonZeroU32, Duration),
         clock: Clock,
     ) -> Result<Self, OpenError> {
-        let (per, period) = refusals_logged;
-        let quota = Quota::with_period(period / per.get()).unwrap_or(Quota::per_second(per)).allow_burst(per);
         let log = Log::open(file, clock.now())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let (sender, received) = mpsc::channel(ROOM);
         let counts = Arc::new(Counts::default());
         let stop = CancellationToken::new();
         let runtime = runtime.map_err(OpenError::Thread)?;
-        let writer = Writer::new(log, clock.clone(), runtime, Arc::clone(&counts), period);
+        let writer = Writer::new(log, clock.clone(), runtime, Arc::clone(&counts), refusals_logged.1);
         let head = writer.head();
         let now = head.get();
         tracing::info!(file = %file.display(), seq = now.seq, hash = now.hex(), "the audit log is open; this is its head");
@@ -265,9 +87,13 @@ impl Recorder {
             .name("audit-writer".into())
             .spawn(move || writer.run(received, &stopped))
             .map_err(OpenError::Thread)?;
-        let strangers = RateLimiter::direct_with_clock(quota, clock.clone());
-        let thread = Mutex::new(Some(thread));
-        Ok(Self(Arc::new(Inner { entries: sender, stop, thread, strangers, counts, head, clock })))
+        let strangers = ArcSwap::from_pointee(Pace::new(refusals_logged, &clock));
+        let (thread, alarms) = (Mutex::new(Some(thread)), Alarms::default());
+        Ok(Self(Arc::new(Inner { entries: sender, stop, thread, strangers, alarms, counts, head, clock })))
+    }
+
+    fn standing(&self) -> &Alarms {
+        &self.0.alarms
     }
 
     /// Puts a record on the disk: it is durable when this returns.
@@ -319,7 +145,7 @@ impl Recorder {
     /// line; any other record for which there is no room is counted as `omitted`.
     pub fn note(&self, record: Record) {
         let stranger = matches!(record, Record::Refused { identity: None, .. } | Record::TurnedAway { .. });
-        if stranger && (self.0.strangers.check().is_err() || self.0.entries.capacity() <= ROOM / 2) {
+        if stranger && (!self.0.strangers.load().allows_one() || self.0.entries.capacity() <= ROOM / 2) {
             self.0.counts.refused();
             return;
         }
@@ -373,7 +199,11 @@ mod tests {
 
     use super::*;
     use crate::clock::Hands;
+    use crate::domain::identity::Identity;
+    use crate::domain::job::{JobId, State};
     use crate::domain::name::KeyName;
+    use crate::domain::name::RouteName;
+    use crate::domain::parameters::RawParameters;
 
     struct Place {
         directory: tempfile::TempDir,

@@ -11,7 +11,7 @@ use super::findings;
 use crate::app::generation::Generation;
 use crate::clock::Clock;
 use crate::policy::diagnostic::Diagnostics;
-use crate::policy::{self, Examined, Policy, Purpose};
+use crate::policy::{Policy, Purpose};
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
@@ -49,20 +49,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let checked = match args.part {
         None => prepared(args, place, Purpose::Whole),
         Some(Part::Gate) => prepared(args, place, Purpose::Gate),
-        Some(Part::Work) => {
-            let Examined { policy, found, .. } = policy::examine_as(&args.policy, place, Purpose::Work);
-            match policy {
-                Some(policy) => Ok((Arc::new(policy), found)),
-                None => Err(found),
-            }
-        }
+        Some(Part::Work) => prepared(args, place, Purpose::Work),
     };
     match checked {
         Ok((policy, warnings)) => {
             findings::show(&warnings)?;
             let (routes, keys) = (policy.routes.len(), policy.keys.len());
             let directory = args.policy.display();
-            writeln!(std::io::stdout(), "{directory}: valid; routes: {routes}, keys: {keys}")?;
+            let hash = &policy.hash;
+            writeln!(std::io::stdout(), "{directory}: valid; routes: {routes}, keys: {keys}; policy {hash}")?;
             Ok(ExitCode::SUCCESS)
         }
         Err(found) => {

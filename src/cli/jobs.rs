@@ -22,11 +22,11 @@ use crate::domain::name::RouteName;
 use crate::policy::{self, Admin};
 use crate::queue::operate::Page;
 
-mod client;
+pub(super) mod client;
 mod show;
 
 /// Where a gateway's socket is, unless something else is said.
-const DEFAULT_SOCKET: &str = "/run/bridgeward/admin.sock";
+pub(super) const DEFAULT_SOCKET: &str = "/run/bridgeward/admin.sock";
 /// Time between two looks at a job that is followed.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(300);
 
@@ -104,7 +104,9 @@ fn state(word: &str) -> Result<State, String> {
 /// # Errors
 /// When there is no gateway, or it refuses.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let Some(socket) = socket(args)? else { return Ok(ExitCode::FAILURE) };
+    let Some(socket) = socket(args)? else {
+        return Ok(ExitCode::FAILURE);
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let out = std::io::stdout();
     let look = Look::of(&out, Clock::system().now());

@@ -17,6 +17,7 @@ mod findings;
 pub mod jobs;
 pub mod log;
 pub mod promote;
+pub mod reload;
 pub mod request;
 pub mod serve;
 pub mod sign;
@@ -58,6 +59,8 @@ enum Command {
     Jobs(jobs::Args),
     /// Set values in a YAML file of a control repository, commit, and push
     Promote(promote::Args),
+    /// Load the policy of a running gateway anew
+    Reload(reload::Args),
     /// Verify the chain of an audit log
     Audit(audit::Args),
     /// Make a development CA, server and client certificates and a CRL
@@ -76,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Sign(args) => sign::run(&args),
         Command::Jobs(args) => jobs::run(&args),
         Command::Promote(args) => promote::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Certs(args) => certs::run(&args).map(|()| ExitCode::SUCCESS),
     };

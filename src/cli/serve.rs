@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{findings, log};
 use crate::app::generation::Generation;
+use crate::app::live::Live;
 use crate::app::{Gateway, StartError, process};
+use crate::audit::Cause;
 use crate::clock::Clock;
 use crate::policy::Purpose;
 
@@ -18,7 +20,7 @@ use crate::policy::Purpose;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "SIGTERM or Ctrl-C stops accepting, lets open requests and running commands finish, and leaves \
-                        queued jobs queued.\n\nExample:\n  bridgeward serve --policy /etc/bridgeward"
+                        queued jobs queued. SIGHUP loads the policy anew, as `bridgeward reload` does.\n\nExample:\n  bridgeward serve --policy /etc/bridgeward"
 )]
 pub struct Args {
     /// The policy's directory: gateway.toml and routes/NAME.toml
@@ -69,8 +71,9 @@ pub(super) fn run_until_told(
     runtime()?.block_on(async {
         // Before the first connection: a signal that comes early is not missed.
         let stop = stop_signal()?;
-        let hangups = tokio::spawn(hangups()?);
+        let hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
         let mut gateway = start.await?;
+        let hangups = tokio::spawn(reload_at(hangup, gateway.live().clone()));
         let ended = tokio::select! {
             name = stop => {
                 tracing::info!(
@@ -93,16 +96,11 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")
 }
 
-/// Says, at each SIGHUP, that nothing is read again yet; without this it would end the process.
-fn hangups() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
-    Ok(async move {
-        while hangup.recv().await.is_some() {
-            tracing::warn!(
-                "SIGHUP: reload is not supported yet; restart to use a changed policy or certificate"
-            );
-        }
-    })
+/// Loads the policy anew at each SIGHUP. The log tells how it went.
+async fn reload_at(mut hangup: Signal, live: Live) {
+    while hangup.recv().await.is_some() {
+        drop(live.reload(Cause::Signal).await);
+    }
 }
 
 /// Catches SIGTERM and SIGINT from now on; the future ends with the name of the first that comes.

@@ -9,16 +9,18 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use super::{findings, log, serve};
+use crate::app::generation::Generation;
 use crate::app::{Gateway, process};
 use crate::clock::Clock;
-use crate::policy::{self, Loaded, Purpose};
+use crate::policy::Purpose;
 
 /// Arguments of `work`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The gate is `bridgeward serve --no-workers`, as another user and with a policy of its own; it submits \
                   over `queue.socket`. What it asks for must be offered by this policy, too. `[listen]` and `[keys]` are \
-                  not looked at.\n\nSIGTERM or Ctrl-C lets running commands finish, and leaves queued jobs queued.\n\n\
+                  not looked at.\n\nSIGTERM or Ctrl-C lets running commands finish, and leaves queued jobs queued. SIGHUP loads \
+                  the policy anew.\n\n\
                   Example:\n  bridgeward work --policy /etc/bridgeward-work"
 )]
 pub struct Args {
@@ -36,8 +38,9 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     process::harden().context("cannot protect this process's memory")?;
     let _log = log::start(&args.log);
-    let Loaded { policy, warnings } = match policy::load(&args.policy, Purpose::Work) {
-        Ok(loaded) => loaded,
+    let clock = Clock::system();
+    let (generation, warnings) = match Generation::prepare(&args.policy, Purpose::Work, &clock) {
+        Ok(prepared) => prepared,
         Err(found) => {
             findings::show(&found)?;
             return Ok(ExitCode::FAILURE);
@@ -45,8 +48,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     findings::show(&warnings)?;
     serve::run_until_told(async {
-        let policy = Arc::new(policy);
-        let workers = Gateway::start_workers(Arc::clone(&policy), Clock::system()).await?;
+        let policy = Arc::clone(&generation.policy);
+        let workers = Gateway::start_workers(generation, clock).await?;
         if let Some(socket) = &policy.queue.socket {
             tracing::info!(socket = %socket.display(), "waiting for submissions");
         }

@@ -54,6 +54,8 @@ pub struct Presented {
     pub not_before: Timestamp,
     /// Last moment of validity.
     pub not_after: Timestamp,
+    /// Under which set of CAs it was verified: it says nothing once they were replaced.
+    pub epoch: u64,
 }
 
 /// What a verified certificate says of its holder.

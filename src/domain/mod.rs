@@ -2,6 +2,7 @@
 //!
 //! Values only: no I/O, no async, no HTTP framework, and nothing of ours is imported here.
 
+pub mod alarm;
 pub mod anchor;
 pub mod argv;
 pub mod extension;

@@ -3,7 +3,6 @@
 //! A submission becomes a job only if this process's own policy offers it to the same identity (invariant I4); the terms
 //! of the job come from that policy, never from the gate.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,7 +10,7 @@ use jiff::Timestamp;
 use super::agreement::{Asked, agree};
 use crate::domain::job::JobId;
 use crate::domain::submission::{Message, Submission, Terms};
-use crate::policy::Policy;
+use crate::policy::{InForce, Policy};
 use crate::queue::operate::{Repeat, RepeatError};
 use crate::queue::sqlite::Store;
 use crate::queue::{Found, Intake, SubmitError, Submitted, Submitter, Unavailable};
@@ -20,13 +19,13 @@ use crate::queue::{Found, Intake, SubmitError, Submitted, Submitter, Unavailable
 #[derive(Clone)]
 pub struct LocalIntake {
     store: Store,
-    policy: Arc<Policy>,
+    policy: InForce,
 }
 
 impl LocalIntake {
     /// Checks against `policy` and keeps in `store`.
     #[must_use]
-    pub fn new(store: Store, policy: Arc<Policy>) -> Self {
+    pub fn new(store: Store, policy: InForce) -> Self {
         Self { store, policy }
     }
 
@@ -37,8 +36,9 @@ impl LocalIntake {
 
     /// As [`Self::terms`], for what another process submits: it names nothing that the route does not declare.
     pub(super) fn terms_of_stranger(&self, submission: &Submission) -> Result<Terms, SubmitError> {
-        let terms = self.terms(submission)?;
-        let route = self.policy.routes.get(&submission.route);
+        let policy = self.policy.now();
+        let terms = Self::terms_of(&policy, submission)?;
+        let route = policy.routes.get(&submission.route);
         let declares =
             |name| route.is_some_and(|route| route.parameters.sources().any(|(known, _)| known == name));
         match submission.parameters.0.keys().find(|name| !declares(*name)) {
@@ -58,8 +58,12 @@ impl LocalIntake {
 
     /// What this process's policy says of a submission.
     pub(super) fn terms(&self, submission: &Submission) -> Result<Terms, SubmitError> {
+        Self::terms_of(&self.policy.now(), submission)
+    }
+
+    fn terms_of(policy: &Policy, submission: &Submission) -> Result<Terms, SubmitError> {
         let Submission { route, identity, proofs, parameters, .. } = submission;
-        agree(&self.policy, Asked { route, identity, proofs, parameters })
+        agree(policy, Asked { route, identity, proofs, parameters })
             .map(|agreed| agreed.terms)
             .map_err(|disagreement| SubmitError::Disagrees(disagreement.to_string()))
     }

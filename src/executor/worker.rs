@@ -27,7 +27,7 @@ use crate::clock::Clock;
 use crate::domain::argv::Argv;
 use crate::domain::job::{Exit, JobId, State};
 use crate::domain::name::RouteName;
-use crate::policy::Policy;
+use crate::policy::InForce;
 use crate::queue::sqlite::{Claim, End, StepRecord, Store};
 
 /// Why a job ended as `cancelled`; who asked for it stands in the audit log.
@@ -38,7 +38,7 @@ pub struct Worker {
     /// Where jobs are claimed and finished.
     pub store: Store,
     /// What jobs may ask for.
-    pub policy: Arc<Policy>,
+    pub policy: InForce,
     /// Where starts and ends are written down.
     pub recorder: Recorder,
     /// What durations in the log are measured with.
@@ -121,7 +121,7 @@ impl Worker {
     ) -> Pause {
         loop {
             while runs.try_join_next().is_some() {}
-            if runs.len() >= self.policy.limits.running.get() {
+            if runs.len() >= self.policy.now().limits.running.get() {
                 return Pause::Full;
             }
             if stops.claims.is_cancelled() {
@@ -207,7 +207,7 @@ impl Worker {
         kept: Kept,
     ) -> Ending {
         let Claim { route, identity, proofs, parameters, .. } = &claim;
-        let agreed = match agree(&self.policy, Asked { route, identity, proofs, parameters }) {
+        let agreed = match agree(&self.policy.now(), Asked { route, identity, proofs, parameters }) {
             Ok(agreed) => agreed,
             Err(disagreement) => return Ending::because(State::Refused, disagreement.to_string()),
         };
@@ -355,6 +355,7 @@ mod tests {
     use crate::domain::submission::{Message, Submission};
     use crate::executor::agreement::tests::{greeting, jenkins, named, proofs};
     use crate::executor::intake::LocalIntake;
+    use crate::policy::Policy;
     use crate::queue::operate::{Cancelled, Repeat as _, RepeatError};
     use crate::queue::sqlite::Settings;
     use crate::queue::{Intake, SubmitError};
@@ -392,7 +393,7 @@ mod tests {
         }
 
         fn intake(&self) -> LocalIntake {
-            LocalIntake::new(self.store.clone(), Arc::clone(&self.policy))
+            LocalIntake::new(self.store.clone(), InForce::always(Arc::clone(&self.policy)))
         }
 
         async fn submit(&self) -> JobId {
@@ -400,7 +401,7 @@ mod tests {
         }
 
         fn work(&self, drain: Duration) -> JoinHandle<()> {
-            let (store, policy) = (self.store.clone(), Arc::clone(&self.policy));
+            let (store, policy) = (self.store.clone(), InForce::always(Arc::clone(&self.policy)));
             let (recorder, clock) = (self.recorder.clone(), Clock::system());
             tokio::spawn(Worker { store, policy, recorder, clock, drain }.work(self.stop.clone()))
         }
@@ -605,7 +606,7 @@ mod tests {
         let policy = greeting(stricter.path(), "steps = [[\"/usr/bin/echo\", \"{name}\"]]");
         let mut policy = Arc::new(policy);
         Arc::get_mut(&mut policy).unwrap().routes.clear();
-        let refused = LocalIntake::new(place.store.clone(), policy).repeat(old, now()).await;
+        let refused = LocalIntake::new(place.store.clone(), InForce::always(policy)).repeat(old, now()).await;
         assert!(matches!(refused, Err(RepeatError::NotStored(SubmitError::Disagrees(_)))), "{refused:?}");
         place.stop(worker).await;
     }

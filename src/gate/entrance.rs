@@ -32,8 +32,8 @@ const LONGEST_RECORDED_PATH: usize = 256;
 pub(super) struct Threshold {
     pub(super) clock: Clock,
     pub(super) recorder: Recorder,
-    pub(super) sources: Limiter<Source>,
-    pub(super) certnames: Limiter<String>,
+    pub(super) sources: Arc<Limiter<Source>>,
+    pub(super) certnames: Arc<Limiter<String>>,
     pub(super) bodies: Bounds,
     pub(super) trust: Option<Arc<Trust>>,
 }

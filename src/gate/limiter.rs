@@ -5,6 +5,7 @@
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 
 use governor::middleware::NoOpMiddleware;
@@ -19,11 +20,22 @@ use crate::policy::Rate;
 const STATES: usize = 1 << 16;
 
 /// Counts requests per `K`.
-pub(super) struct Limiter<K: Hash + Clone + Eq>(RateLimiter<K, FixedStore<K>, Clock, NoOpMiddleware<Nanos>>);
+pub(super) struct Limiter<K: Hash + Clone + Eq> {
+    rate: Rate,
+    counted: RateLimiter<K, FixedStore<K>, Clock, NoOpMiddleware<Nanos>>,
+}
 
 impl<K: Hash + Clone + Eq> Limiter<K> {
     pub(super) fn new(rate: Rate, clock: Clock) -> Self {
-        Self(RateLimiter::new(quota(rate), FixedStore::new(), clock))
+        Self { rate, counted: RateLimiter::new(quota(rate), FixedStore::new(), clock) }
+    }
+
+    /// `former`, if its rate is the same, or else a new one.
+    pub(super) fn following(former: Option<&Arc<Self>>, rate: Rate, clock: &Clock) -> Arc<Self> {
+        match former.filter(|former| former.rate == rate) {
+            Some(same) => Arc::clone(same),
+            None => Arc::new(Self::new(rate, clock.clone())),
+        }
     }
 
     /// Counts one request.
@@ -31,9 +43,8 @@ impl<K: Hash + Clone + Eq> Limiter<K> {
     /// # Errors
     /// When it is over the limit: how long until the next one is not.
     pub(super) fn check(&self, key: &K) -> Result<(), Duration> {
-        self.0
-            .check_key(key)
-            .map_err(|not_until| not_until.wait_time_from(Nanos::from(self.0.clock().monotonic())))
+        let now = || Nanos::from(self.counted.clock().monotonic());
+        self.counted.check_key(key).map_err(|not_until| not_until.wait_time_from(now()))
     }
 }
 

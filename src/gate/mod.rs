@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
-use tokio::sync::Semaphore;
 use tower::{Service, ServiceBuilder};
 
 use crate::audit::Recorder;
@@ -22,6 +21,7 @@ mod admit;
 mod allow;
 mod answer;
 mod body;
+mod counters;
 mod dispatch;
 mod entrance;
 mod extract;
@@ -39,12 +39,12 @@ mod stage;
 mod status;
 
 pub use answer::WALL;
+pub use counters::Counters;
 
 use dispatch::Dispatch;
 use entrance::{Entrance, Threshold};
 use guard::GuardLayer;
 use matching::Match;
-use quota::Quotas;
 use rejection::Rejection;
 use scheme::Verifier;
 use stage::Arrived;
@@ -62,6 +62,8 @@ pub struct Parts<I> {
     pub intake: Arc<I>,
     /// Where decisions are written down.
     pub recorder: Recorder,
+    /// What was counted so far.
+    pub counters: Counters,
     /// What time it is.
     pub clock: Clock,
 }
@@ -70,18 +72,18 @@ pub struct Parts<I> {
 ///
 /// Each request must carry an `Arc<Peer>` in its extensions; without one it meets the wall.
 pub fn router<I: Intake>(parts: Parts<I>) -> Router {
-    let Parts { policy, authorities, trust, intake, recorder, clock } = parts;
+    let Parts { policy, authorities, trust, intake, recorder, counters, clock } = parts;
     let limits = &policy.limits;
     let threshold = Arc::new(Threshold {
-        sources: limiter::Limiter::new(limits.requests_per_source, clock.clone()),
-        certnames: limiter::Limiter::new(limits.requests_per_identity, clock.clone()),
+        sources: Arc::clone(&counters.sources),
+        certnames: Arc::clone(&counters.certnames),
         bodies: body::Bounds {
             each: limits.body,
             within: limits.request,
-            together: Arc::new(Semaphore::new(limits.bodies.min(Semaphore::MAX_PERMITS))),
+            together: Arc::clone(&counters.bodies.free),
         },
         recorder: recorder.clone(),
-        clock: clock.clone(),
+        clock,
         trust,
     });
     let guards = Guards {
@@ -89,9 +91,9 @@ pub fn router<I: Intake>(parts: Parts<I>) -> Router {
             &policy.keys,
             &authorities,
         )))),
-        pace: GuardLayer::new(quota::Pace(Arc::new(Quotas::new(policy.routes.values(), &clock)))),
+        pace: GuardLayer::new(quota::Pace(counters.clone())),
         admit: GuardLayer::new(admit::Admit { largest: limits.body, longest_wait: limits.wait }),
-        dispatch: Dispatch::new(Arc::clone(&intake), recorder, Arc::new(Semaphore::new(limits.waiting))),
+        dispatch: Dispatch::new(Arc::clone(&intake), recorder, counters.waits.free),
     };
     let enter = |offered| Entrance::new(Arc::clone(&threshold), guards.stack(offered));
     let status = ServiceBuilder::new()

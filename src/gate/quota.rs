@@ -1,9 +1,7 @@
 //! The route's own rate, for those whom it allows.
 //!
-//! The limiters' state belongs to no policy: an unchanged rate keeps counting whatever is loaded anew.
+//! What is counted outlives a policy: see [`counters`](super::counters).
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -13,22 +11,22 @@ use governor::state::keyed::DashMapStateStore;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{NotUntil, RateLimiter};
 
+use super::counters::Counters;
 use super::guard::Guard;
 use super::limiter::quota;
 use super::rejection::{Notice, Rejection};
 use super::stage::{Allowed, Paced};
 use crate::clock::Clock;
 use crate::domain::identity::Identity;
-use crate::domain::name::RouteName;
-use crate::policy::route::{Per, Route, RouteRate};
+use crate::policy::route::{Per, RouteRate};
 
 /// After so many requests the states of identities that have long been quiet are dropped.
 const FORGET_AFTER: u32 = 4096;
 
-/// The limiters of all routes that have a rate.
-pub(super) struct Quotas(HashMap<RouteName, Counter>);
+/// Counts the requests of one route.
+pub(super) struct Counter(Kind);
 
-enum Counter {
+enum Kind {
     Route(RateLimiter<NotKeyed, InMemoryState, Clock, NoOpMiddleware<Nanos>>),
     Identity {
         limiter: RateLimiter<Identity, DashMapStateStore<Identity>, Clock, NoOpMiddleware<Nanos>>,
@@ -36,25 +34,22 @@ enum Counter {
     },
 }
 
-impl Quotas {
-    pub(super) fn new<'a>(routes: impl Iterator<Item = &'a Arc<Route>>, clock: &Clock) -> Self {
-        let counter = |RouteRate { rate, per }| match per {
-            Per::Route => Counter::Route(RateLimiter::direct_with_clock(quota(rate), clock.clone())),
-            Per::Identity => Counter::Identity {
+impl Counter {
+    pub(super) fn new(RouteRate { rate, per }: RouteRate, clock: &Clock) -> Self {
+        Self(match per {
+            Per::Route => Kind::Route(RateLimiter::direct_with_clock(quota(rate), clock.clone())),
+            Per::Identity => Kind::Identity {
                 limiter: RateLimiter::new(quota(rate), DashMapStateStore::default(), clock.clone()),
                 requests: AtomicU32::new(0),
             },
-        };
-        Self(routes.filter_map(|route| Some((route.name.clone(), counter(route.rate?)))).collect())
+        })
     }
-}
 
-impl Counter {
     /// Counts one request, or says how long to wait.
     fn check(&self, identity: &Identity) -> Result<(), Duration> {
-        match self {
-            Self::Route(limiter) => limiter.check().map_err(|not_until| wait(&not_until, limiter.clock())),
-            Self::Identity { limiter, requests } => {
+        match &self.0 {
+            Kind::Route(limiter) => limiter.check().map_err(|not_until| wait(&not_until, limiter.clock())),
+            Kind::Identity { limiter, requests } => {
                 if requests.fetch_add(1, Ordering::Relaxed) % FORGET_AFTER == FORGET_AFTER - 1 {
                     limiter.retain_recent();
                 }
@@ -69,13 +64,14 @@ fn wait(not_until: &NotUntil<Nanos>, clock: &Clock) -> Duration {
 }
 
 /// Counts allowed requests of each route that has a rate.
-pub(super) struct Pace(pub(super) Arc<Quotas>);
+pub(super) struct Pace(pub(super) Counters);
 
 impl Guard<Allowed> for Pace {
     type Out = Paced;
 
     fn check(&self, allowed: Allowed) -> Result<Paced, Rejection> {
-        match self.0.0.get(&allowed.route.name).map(|counter| counter.check(&allowed.authorized.identity)) {
+        let counter = self.0.quotas.get(&allowed.route.name);
+        match counter.map(|(_, counter)| counter.check(&allowed.authorized.identity)) {
             None | Some(Ok(())) => Ok(Paced(allowed)),
             Some(Err(retry_after)) => Err(allowed.refuse(Notice::TooOften { retry_after })),
         }

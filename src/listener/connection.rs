@@ -28,7 +28,8 @@ use super::phase::{Answer, Phase};
 use super::seldom::Seldom;
 use super::shares::{Holder, Share, Shares};
 use super::stream::{Patience, TimedStream};
-use crate::domain::identity::{Peer, Shown};
+use super::{Limits, Settings};
+use crate::domain::identity::{Peer, Presented, Shown};
 use crate::trust::certificate;
 
 /// Most header fields of a request; beyond, hyper answers 431.
@@ -43,9 +44,6 @@ const KEEPALIVE_TRIES: u32 = 3;
 
 /// What all connections share.
 pub(super) struct Desk {
-    pub(super) acceptor: TlsAcceptor,
-    pub(super) handshake: Duration,
-    pub(super) patience: Patience,
     pub(super) shares: Arc<Shares>,
     pub(super) stop: CancellationToken,
     /// About what an operator should see.
@@ -58,6 +56,7 @@ impl Desk {
     /// Sees a connection through, from the handshake to its end.
     pub(super) async fn attend<S>(
         self: Arc<Self>,
+        settings: Arc<Settings>,
         socket: TcpStream,
         address: SocketAddr,
         share: Share,
@@ -72,9 +71,12 @@ impl Desk {
         let phase = Phase::default();
         let close = self.stop.child_token();
         let handshake = phase.begin();
-        let stream = TimedStream::new(socket, self.patience, phase.clone(), close.clone());
+        let Settings { tls, limits, epoch } = &*settings;
+        let patience = Patience { headers: limits.headers, idle: limits.idle };
+        let stream = TimedStream::new(socket, patience, phase.clone(), close.clone());
+        let acceptor = TlsAcceptor::from(Arc::clone(tls));
         let accepted = tokio::select! {
-            accepted = timeout(self.handshake, self.acceptor.accept(stream)) => accepted,
+            accepted = timeout(limits.handshake, acceptor.accept(stream)) => accepted,
             () = self.stop.cancelled() => return,
         };
         let stream = match accepted {
@@ -84,8 +86,8 @@ impl Desk {
         };
         drop(handshake);
         hurry(stream.get_ref().0.socket());
-        let shown = shown(&stream);
-        let Some(_share) = self.reassign(share, &shown) else {
+        let shown = shown(&stream, *epoch);
+        let Some(_share) = self.reassign(share, &shown, limits) else {
             return self.warn(address, &"too many connections with this certificate");
         };
         let peer = Arc::new(Peer { address, shown });
@@ -113,10 +115,11 @@ impl Desk {
 
     /// From now on a connection counts for the holder of its certificate; without one it goes on counting for its
     /// source. `None` when the holder has as many as it may.
-    fn reassign(&self, share: Share, shown: &Shown) -> Option<Share> {
+    fn reassign(&self, share: Share, shown: &Shown, limits: &Limits) -> Option<Share> {
         match shown {
             Shown::Verified(presented) => {
-                self.shares.take(Holder::Certname(presented.certificate.certname.as_str().into()))
+                let holder = Holder::Certname(presented.certificate.certname.as_str().into());
+                self.shares.take(holder, limits)
             }
             Shown::Nothing | Shown::Unusable(_) => Some(share),
         }
@@ -178,12 +181,12 @@ fn hurry(socket: &TcpStream) {
     let _ = sockopt::set_tcp_keepcnt(socket, KEEPALIVE_TRIES);
 }
 
-fn shown(stream: &TlsStream<TimedStream>) -> Shown {
+fn shown(stream: &TlsStream<TimedStream>, epoch: u64) -> Shown {
     let (_, session) = stream.get_ref();
     match session.peer_certificates().and_then(<[_]>::first) {
         None => Shown::Nothing,
         Some(der) => match certificate::read(der) {
-            Ok(presented) => Shown::Verified(Arc::new(presented)),
+            Ok(presented) => Shown::Verified(Arc::new(Presented { epoch, ..presented })),
             Err(unusable) => Shown::Unusable(unusable.to_string()),
         },
     }

@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{Limits, bind, serve, tls_config};
+use super::{Limits, Settings, bind, serve, tls_config};
 use crate::clock::Clock;
 use crate::domain::identity::{Peer, Shown};
 use crate::trust::mint::{Authority, Issued, Validity};
@@ -126,7 +126,14 @@ impl Gateway {
                 Ok(Response::new(Body::from(text)))
             }
         });
-        let serving = tokio::spawn(serve(sockets, tls, limits, clock, service, stop.clone()));
+        let settings = Arc::new(Settings { tls, epoch: 0, limits });
+        let serving = tokio::spawn(serve(
+            sockets,
+            Arc::new(move || Arc::clone(&settings)),
+            clock,
+            service,
+            stop.clone(),
+        ));
         Self { ca, revoked, address, stop, serving, held, arrived, dropped }
     }
 

@@ -19,7 +19,6 @@ use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
@@ -47,7 +46,6 @@ pub use connection::converse;
 pub use framing::Framed;
 use seldom::Seldom;
 use shares::{Holder, Shares};
-use stream::Patience;
 pub use tls::tls_config;
 
 /// How long open requests may take to finish after the listener was told to stop.
@@ -92,12 +90,24 @@ impl From<&policy::Limits> for Limits {
     }
 }
 
+/// What new connections are held to.
+pub struct Settings {
+    /// What the server shows, and how it verifies what clients show.
+    pub tls: Arc<ServerConfig>,
+    /// Which CAs that is; see [`Presented`](crate::domain::identity::Presented).
+    pub epoch: u64,
+    /// Caps and time limits.
+    pub limits: Limits,
+}
+
+/// Tells the settings in force, at each connection anew.
+pub type InForce = Arc<dyn Fn() -> Arc<Settings> + Send + Sync>;
+
 /// Serves until `stop` is cancelled, then lets open requests finish within `limits.drain`, ends what is left, and
 /// returns. Dropping the future ends all connections at once.
 pub async fn serve<S>(
     sockets: Vec<TcpListener>,
-    tls: Arc<ServerConfig>,
-    limits: Limits,
+    settings: InForce,
     clock: Clock,
     service: S,
     stop: CancellationToken,
@@ -109,17 +119,14 @@ pub async fn serve<S>(
     S::Future: Send,
 {
     let troubles = Seldom::new(clock.clone(), TROUBLE_PERIOD);
-    let shares = Shares::new(limits.connections_per_source, limits.connections_per_identity);
+    let shares = Arc::new(Shares::default());
     let desk = Arc::new(Desk {
-        acceptor: TlsAcceptor::from(tls),
-        handshake: limits.handshake,
-        patience: Patience { headers: limits.headers, idle: limits.idle },
         shares: Arc::clone(&shares),
         stop: stop.clone(),
         warnings: Seldom::new(clock.clone(), COMPLAINT_PERIOD),
         complaints: Seldom::new(clock, COMPLAINT_PERIOD),
     });
-    let room = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
+    let mut room = Room::default();
     let connections = TaskTracker::new();
     let abort = CancellationToken::new();
     let _abort_when_dropped = abort.clone().drop_guard();
@@ -127,10 +134,11 @@ pub async fn serve<S>(
     let mut first = 0;
     loop {
         first = (first + 1) % sockets.len().max(1);
+        room.resize(settings().limits.connections);
         let arrival = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            arrival = arrival(&sockets, first, &room, &troubles) => arrival,
+            arrival = arrival(&sockets, first, &room.places, &troubles) => arrival,
         };
         let (permit, socket, address) = match arrival {
             Ok(arrival) => arrival,
@@ -143,22 +151,48 @@ pub async fn serve<S>(
                 }
             }
         };
-        let Some(share) = shares.take(Holder::Source(Source::of(address.ip()))) else {
+        let settings = settings();
+        let Some(share) = shares.take(Holder::Source(Source::of(address.ip())), &settings.limits) else {
             // A reset leaves nothing behind in the kernel, where an orderly close would for a minute.
             let _ = socket.set_zero_linger();
             desk.warn(address, &"too many connections from this source");
             continue;
         };
-        let attended = Arc::clone(&desk).attend(socket, address, share, service.clone());
+        let attended = Arc::clone(&desk).attend(settings, socket, address, share, service.clone());
         connections.spawn(unless(abort.clone(), attended, permit));
     }
 
     drop(sockets);
     connections.close();
-    if timeout(limits.drain, connections.wait()).await.is_err() {
+    if timeout(settings().limits.drain, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "ended while still busy: the time to finish is over");
         abort.cancel();
         connections.wait().await;
+    }
+}
+
+/// The places that connections take.
+struct Room {
+    places: Arc<Semaphore>,
+    size: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { places: Arc::new(Semaphore::new(0)), size: 0 }
+    }
+}
+
+impl Room {
+    /// Makes it as large as `size`; places that are taken go when they are given back.
+    fn resize(&mut self, size: usize) {
+        let size = size.min(Semaphore::MAX_PERMITS);
+        if size > self.size {
+            self.places.add_permits(size - self.size);
+            self.size = size;
+        } else {
+            self.size -= self.places.forget_permits(self.size - size);
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::Limits;
 use crate::domain::source::Source;
 
 /// Whose connections are counted together.
@@ -18,9 +19,8 @@ pub(super) enum Holder {
 }
 
 /// The open connections by holder.
+#[derive(Default)]
 pub(super) struct Shares {
-    per_source: usize,
-    per_certname: usize,
     open: Mutex<HashMap<Holder, usize>>,
 }
 
@@ -32,15 +32,11 @@ pub(super) struct Share {
 }
 
 impl Shares {
-    pub(super) fn new(per_source: usize, per_certname: usize) -> Arc<Self> {
-        Arc::new(Self { per_source, per_certname, open: Mutex::new(HashMap::new()) })
-    }
-
-    /// One more connection for `holder`, or `None` when it has as many as it may.
-    pub(super) fn take(self: &Arc<Self>, holder: Holder) -> Option<Share> {
+    /// One more connection for `holder`, or `None` when it has as many as `limits` allow it.
+    pub(super) fn take(self: &Arc<Self>, holder: Holder, limits: &Limits) -> Option<Share> {
         let most = match &holder {
-            Holder::Source(_) => self.per_source,
-            Holder::Certname(_) => self.per_certname,
+            Holder::Source(_) => limits.connections_per_source,
+            Holder::Certname(_) => limits.connections_per_identity,
         };
         let mut open = self.lock();
         let count = open.get(&holder).copied().unwrap_or(0);
@@ -71,6 +67,7 @@ impl Drop for Share {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::generous;
     use super::*;
 
     fn source(address: &str) -> Holder {
@@ -79,14 +76,21 @@ mod tests {
 
     #[test]
     fn a_holder_gets_no_more_than_its_share_and_leaves_nothing_behind() {
-        let shares = Shares::new(2, 1);
-        let held: Vec<_> = (0..2).map(|_| shares.take(source("192.0.2.1")).unwrap()).collect();
-        assert!(shares.take(source("192.0.2.1")).is_none());
-        let other = shares.take(source("192.0.2.2")).unwrap();
-        let certname = shares.take(Holder::Certname("node1".into())).unwrap();
-        assert!(shares.take(Holder::Certname("node1".into())).is_none());
+        let shares = Arc::new(Shares::default());
+        let limits = Limits { connections_per_source: 2, connections_per_identity: 1, ..generous() };
+        let take = |holder| shares.take(holder, &limits);
+        let held: Vec<_> = (0..2).map(|_| take(source("192.0.2.1")).unwrap()).collect();
+        assert!(take(source("192.0.2.1")).is_none());
+        let more = Limits { connections_per_source: 3, ..limits };
+        assert!(
+            shares.take(source("192.0.2.1"), &more).is_some(),
+            "what is open counts under new limits, too"
+        );
+        let other = take(source("192.0.2.2")).unwrap();
+        let certname = take(Holder::Certname("node1".into())).unwrap();
+        assert!(take(Holder::Certname("node1".into())).is_none());
         drop(held);
-        assert!(shares.take(source("192.0.2.1")).is_some());
+        assert!(take(source("192.0.2.1")).is_some());
         drop((other, certname));
         assert!(shares.lock().is_empty());
     }

@@ -47,8 +47,9 @@ pub(super) fn compile(texts: &Texts, files: &Files, mut found: Diagnostics) -> E
         }
     }
     let policy = gateway.zip(routes).map(|(gateway, routes)| {
-        let Gateway { listen, admin, queue, audit, limits, keys } = gateway;
-        Policy { listen, admin, queue, audit, limits, keys, routes }
+        let Gateway { listen, admin, queue, audit, limits, keys, secret_files } = gateway;
+        let hash = texts.hash();
+        Policy { hash, listen, admin, queue, audit, limits, keys, secret_files, routes }
     });
     Examined { policy: policy.filter(|_| found.errors() == 0), credentials, found }
 }

@@ -89,6 +89,14 @@ impl Finding {
         }
     }
 
+    fn brief(&self) -> String {
+        let place = match &self.at {
+            At::Place(place) => format!("{}:{}", place.source.path.display(), place.line()),
+            At::File(path) | At::Directory(path) => path.display().to_string(),
+        };
+        format!("{place}: {}", self.message)
+    }
+
     fn render(&self, renderer: &Renderer) -> String {
         let level = match self.severity {
             Severity::Error => Level::ERROR,
@@ -111,6 +119,12 @@ impl Finding {
 }
 
 impl Place {
+    /// Counted from one.
+    fn line(&self) -> usize {
+        let before = self.source.text.as_bytes().iter().take(self.span.start);
+        1 + before.filter(|byte| **byte == b'\n').count()
+    }
+
     /// The first line of the place, with a mark under it: a whole file may be as long as it likes.
     fn snippet<'a>(&'a self, kind: AnnotationKind, label: Option<&'a String>) -> Snippet<'a, Annotation<'a>> {
         let text = self.source.text.as_str();
@@ -146,9 +160,25 @@ impl Diagnostics {
         self.findings.iter().map(|finding| finding.message.as_str())
     }
 
+    /// One line for each error, with its place, as a log wants them; at most `most`, the rest counted.
+    #[must_use]
+    pub fn brief(&self, most: usize) -> String {
+        let errors = self.findings.iter().filter(|finding| finding.severity == Severity::Error);
+        let mut lines: Vec<String> = errors.take(most).map(Finding::brief).collect();
+        if self.errors() > lines.len() {
+            lines.push(format!("and {} more", self.errors() - lines.len()));
+        }
+        lines.join("; ")
+    }
+
     /// Adds an error in what a policy says, or in what it names there, such as a certificate that does not parse.
     pub fn error_at(&mut self, place: &Place, message: impl Into<String>) {
         self.push(Finding::error(place.clone(), message));
+    }
+
+    /// Adds a warning about what a policy names, and what to do.
+    pub fn warning_at(&mut self, place: &Place, message: impl Into<String>, help: &str) {
+        self.push(Finding::warning(place.clone(), message).help(help));
     }
 
     /// Adds an error that concerns a whole file.

@@ -7,6 +7,8 @@ use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
+
 use super::diagnostic::{Diagnostics, Finding, Place, SourceText};
 use super::opening::{self, Kind, NotOpened};
 use super::rights::Caller;
@@ -55,6 +57,18 @@ impl Texts {
         for route in &mut self.routes {
             route.path = self.routes_directory.join(format!("{}.toml", route.stem));
         }
+    }
+
+    /// SHA-256 of all that is written, in hexadecimal digits; lengths keep the parts apart.
+    pub(super) fn hash(&self) -> String {
+        let mut hash = Sha256::new();
+        let gateway = self.gateway.iter().map(|(_, text)| ["gateway", text.as_str()]);
+        let routes = self.routes.iter().map(|route| [route.stem.as_str(), route.text.as_str()]);
+        for part in gateway.chain(routes).flatten() {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
@@ -161,7 +175,7 @@ fn list(directory: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
 
 fn text_of(path: &Path, caller: &Caller, found: &mut Diagnostics) -> Option<String> {
     let bytes = match opening::read(path, Kind::Policy, caller) {
-        Ok(bytes) => bytes,
+        Ok(read) => read.bytes,
         Err(error) => {
             found.error_in_file(path, error.to_string());
             return None;

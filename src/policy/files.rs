@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-use super::opening::{self, Kind, NotOpened, ProgramProblem};
+use super::opening::{self, Contents, Kind, NotOpened, ProgramProblem, Stamp};
 use super::rights::Caller;
 
 /// Which process a policy is read for: what it does not use, it does not look at.
@@ -93,12 +94,16 @@ impl Files {
         Ok(numbers.map(|(uid, gid)| User { name: name.to_owned(), uid, gid }))
     }
 
-    pub(super) fn read(&self, path: &Path, kind: Kind) -> Result<Zeroizing<Vec<u8>>, NotOpened> {
+    pub(super) fn read(&self, path: &Path, kind: Kind) -> Result<Contents, NotOpened> {
         match self {
             Self::For(_, files) => files.read(path, kind),
             Self::Disk(caller) => opening::read(path, kind, caller),
             Self::Memory(files) => match files.get(path) {
-                Some(bytes) => Ok(Zeroizing::new(bytes.clone())),
+                Some(bytes) => Ok(Contents {
+                    bytes: Zeroizing::new(bytes.clone()),
+                    modified: Timestamp::MAX,
+                    stamp: Stamp::default(),
+                }),
                 None => Err(NotOpened::Missing(path.to_owned())),
             },
         }

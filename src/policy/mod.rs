@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::domain::name::{KeyName, RouteName};
 
 pub mod argv;
@@ -19,9 +21,11 @@ mod decode;
 pub mod diagnostic;
 mod directory;
 mod files;
+mod in_force;
 mod nearest;
 pub mod opening;
 pub mod parameter;
+pub mod renewal;
 mod rights;
 pub mod route;
 pub mod rule;
@@ -30,16 +34,20 @@ pub mod secret;
 pub mod units;
 
 pub use files::{Files, Purpose, User};
+pub use in_force::InForce;
 pub use rights::Caller;
 pub use scheme::Scheme;
 
 use diagnostic::{Diagnostics, Place};
+use renewal::SecretFile;
 use route::Route;
 use secret::Secret;
 
 /// All that one policy directory says.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Policy {
+    /// SHA-256 of `gateway.toml` and of all routes with their names, in hexadecimal digits.
+    pub hash: String,
     /// `[listen]`; `None` where it is read for workers alone.
     pub listen: Option<Listen>,
     /// `[admin]`
@@ -52,6 +60,8 @@ pub struct Policy {
     pub limits: Limits,
     /// `[keys.<name>]`; none where it is read for workers alone.
     pub keys: BTreeMap<KeyName, Key>,
+    /// Where the secrets of all keys stand.
+    secret_files: Vec<SecretFile>,
     /// `routes/<name>.toml`
     pub routes: BTreeMap<RouteName, Arc<Route>>,
 }
@@ -76,12 +86,14 @@ pub struct Listen {
     pub private_key: Arc<PrivateKeyFile>,
     /// What client certificates are verified against; without it none is asked for.
     pub clients: Option<ClientTrust>,
+    /// How old the file of revocation lists may be; then certificates are refused.
+    pub crl_max_age: Option<Duration>,
     /// Hosts that signatures may name; `None`: the names in the server's certificate.
     pub authorities: Option<Vec<String>>,
 }
 
 /// `[admin]`
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Admin {
     /// The operators' socket, absolute; without it there is none.
     pub socket: Option<PathBuf>,
@@ -96,6 +108,19 @@ pub struct ClientTrust {
     pub ca: Arc<PemFile>,
     /// Revocation lists; `None` only with `revocation = "off"`, or in [`Credentials`] when they could not be read.
     pub crl: Option<Arc<PemFile>>,
+}
+
+impl ClientTrust {
+    /// Whether both are the same, and equally old.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let lists = match (&self.crl, &other.crl) {
+            (Some(one), Some(other)) => one.bytes == other.bytes && one.modified == other.modified,
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        lists && self.ca.bytes == other.ca.bytes
+    }
 }
 
 /// The certificates and keys that a policy names, as far as they could be read, whatever else is wrong with it.
@@ -129,6 +154,8 @@ pub struct PemFile {
     pub place: Place,
     /// What stood in it.
     pub bytes: Vec<u8>,
+    /// When it was last written, as its file system says; may lie in the future.
+    pub modified: Timestamp,
 }
 
 /// A private key's file that passed the permission check, not yet parsed.
@@ -143,7 +170,7 @@ pub struct PrivateKeyFile {
 }
 
 /// `[queue]`
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Queue {
     /// The SQLite database, absolute.
     pub file: PathBuf,
@@ -158,7 +185,7 @@ pub struct Queue {
 }
 
 /// `[audit]`
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Audit {
     /// The audit log, absolute.
     pub file: PathBuf,
@@ -221,7 +248,7 @@ pub struct Rate {
 }
 
 /// `[keys.<name>]`
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Key {
     /// The name; for `rfc9421` also the `keyid`.
     pub name: KeyName,

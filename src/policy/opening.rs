@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
+use jiff::Timestamp;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
@@ -114,8 +115,51 @@ pub(super) fn resolve_program(path: &Path, caller: &Caller) -> Result<PathBuf, P
     })
 }
 
+/// A whole file.
+#[derive(Debug)]
+pub(super) struct Contents {
+    /// What stands in it; wiped, for it may be a secret.
+    pub(super) bytes: Zeroizing<Vec<u8>>,
+    /// When it was last written; in files of memory, never yet.
+    pub(super) modified: Timestamp,
+    /// What tells whether it may have changed since.
+    pub(super) stamp: Stamp,
+}
+
+impl Contents {
+    /// Whether both hold the same, and say that it is equally old.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.modified == other.modified && self.bytes == other.bytes
+    }
+}
+
+/// Device, inode, size and times of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stamp([i128; 7]);
+
+impl Stamp {
+    /// Of the file that a path leads to; `None` when it cannot be had.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        rustix::fs::stat(path).ok().map(|stat| Self::from(&stat))
+    }
+}
+
+impl From<&Stat> for Stamp {
+    fn from(stat: &Stat) -> Self {
+        Self([
+            stat.st_dev.into(),
+            stat.st_ino.into(),
+            stat.st_size.into(),
+            stat.st_mtime.into(),
+            stat.st_mtime_nsec.into(),
+            stat.st_ctime.into(),
+            stat.st_ctime_nsec.into(),
+        ])
+    }
+}
+
 /// Reads a whole file after all checks.
-pub(super) fn read(path: &Path, kind: Kind, caller: &Caller) -> Result<Zeroizing<Vec<u8>>, NotOpened> {
+pub(super) fn read(path: &Path, kind: Kind, caller: &Caller) -> Result<Contents, NotOpened> {
     let found = walk(path, caller)?.file()?;
     found.judge(caller, kind.secrecy())?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -137,7 +181,8 @@ pub(super) fn read(path: &Path, kind: Kind, caller: &Caller) -> Result<Zeroizing
         match file.read(rest) {
             Ok(0) => {
                 bytes.truncate(filled);
-                return Ok(bytes);
+                let modified = modified(&opened.stat);
+                return Ok(Contents { bytes, modified, stamp: Stamp::from(&opened.stat) });
             }
             Ok(read) => filled += read,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -147,6 +192,12 @@ pub(super) fn read(path: &Path, kind: Kind, caller: &Caller) -> Result<Zeroizing
         }
     }
     Err(NotOpened::Refused { path: opened.canonical, reason: "it grew while it was read; try again".into() })
+}
+
+/// When a file was last written, as its file system says.
+fn modified(stat: &Stat) -> Timestamp {
+    let nanoseconds = i32::try_from(stat.st_mtime_nsec).unwrap_or_default();
+    Timestamp::new(stat.st_mtime, nanoseconds).unwrap_or(Timestamp::MIN)
 }
 
 /// A directory after all checks.
@@ -323,7 +374,9 @@ mod tests {
         }
 
         fn read(&self, name: &str, kind: Kind) -> Result<Vec<u8>, String> {
-            read(&self.at(name), kind, &self.caller).map(|bytes| bytes.to_vec()).map_err(|e| e.to_string())
+            read(&self.at(name), kind, &self.caller)
+                .map(|read| read.bytes.to_vec())
+                .map_err(|e| e.to_string())
         }
 
         fn refusal(&self, name: &str, kind: Kind) -> String {

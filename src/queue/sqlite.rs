@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +49,7 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     stop: CancellationToken,
     thread: Mutex<Option<JoinHandle<()>>>,
+    settings: Arc<ArcSwap<Settings>>,
     readers: Arc<Readers>,
     outlook: Arc<watch::Sender<Outlook>>,
     waiters: Waiters,
@@ -73,10 +75,11 @@ impl Store {
         let stop = CancellationToken::new();
         let outlook = Arc::new(watch::Sender::new(Outlook::default()));
         let waiters = Waiters::default();
+        let settings = Arc::new(ArcSwap::from_pointee(settings));
         let writer = Writer {
             connection,
             lock,
-            settings,
+            settings: Arc::clone(&settings),
             clock: clock.clone(),
             runtime: runtime.map_err(OpenError::Thread)?,
             waiting: tally.waiting,
@@ -102,6 +105,7 @@ impl Store {
             commands,
             stop,
             thread,
+            settings,
             readers,
             outlook,
             waiters,
@@ -111,6 +115,11 @@ impl Store {
             synced,
         };
         Ok((Self(Arc::new(inner)), recovered))
+    }
+
+    /// From now on it is held to these bounds.
+    pub fn settle(&self, settings: Settings) {
+        self.0.settings.store(Arc::new(settings));
     }
 
     /// Stores a job durably, or recognises its message.

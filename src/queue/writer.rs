@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rusqlite::Connection;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
@@ -81,7 +82,7 @@ pub(super) struct Writer {
     /// Dropped before the lock below.
     pub(super) connection: Connection,
     pub(super) lock: Lock,
-    pub(super) settings: Settings,
+    pub(super) settings: Arc<ArcSwap<Settings>>,
     pub(super) clock: Clock,
     pub(super) runtime: Runtime,
     pub(super) waiting: usize,
@@ -200,9 +201,10 @@ impl Writer {
         let now = self.clock.now().as_microsecond();
         self.promise(self.owed(batch, now))?;
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        let settings = self.settings.load();
         let mut ledger = Ledger {
             connection: &self.connection,
-            settings: &self.settings,
+            settings: &settings,
             now,
             tally: Tally { waiting: self.waiting, kept: self.kept, ended: Vec::new() },
             lost: false,

@@ -124,6 +124,19 @@ impl Authority {
     /// # Errors
     /// When `validity` ends before it begins.
     pub fn crl(&self, revoked: &[&Issued], validity: Validity) -> Result<String, MintError> {
+        self.numbered_crl(1, revoked, validity)
+    }
+
+    /// As [`Authority::crl`], with the list's number.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn numbered_crl(
+        &self,
+        number: u64,
+        revoked: &[&Issued],
+        validity: Validity,
+    ) -> Result<String, MintError> {
         let entry = |issued: &&Issued| RevokedCertParams {
             serial_number: SerialNumber::from_slice(&issued.serial),
             revocation_time: SystemTime::from(validity.from).into(),
@@ -133,7 +146,7 @@ impl Authority {
         let params = CertificateRevocationListParams {
             this_update: SystemTime::from(validity.from).into(),
             next_update: SystemTime::from(validity.until).into(),
-            crl_number: SerialNumber::from(1),
+            crl_number: SerialNumber::from(number),
             issuing_distribution_point: None,
             revoked_certs: revoked.iter().map(entry).collect(),
             key_identifier_method: KeyIdMethod::Sha256,

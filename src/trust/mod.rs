@@ -19,12 +19,14 @@ use x509_cert::spki::SubjectPublicKeyInfoOwned;
 
 use crate::domain::identity::Presented;
 
+mod believed;
 pub mod certificate;
 pub mod mint;
 pub mod pem;
 pub mod revocation;
 pub mod server;
 
+use believed::Believed;
 use revocation::{BadList, RevocationList};
 
 /// What client certificates are verified against.
@@ -32,6 +34,10 @@ pub struct Trust {
     anchors: Vec<Anchor>,
     /// `None`: revocation is not looked at, because the operator said so.
     lists: Option<Vec<RevocationList>>,
+    /// Until when the lists are believed, whatever they say themselves.
+    believed_until: Option<Timestamp>,
+    /// Counts how often the CAs were replaced in a way that what was verified before says nothing any more.
+    epoch: u64,
 }
 
 /// One certificate of the CA file.
@@ -70,6 +76,14 @@ pub enum TrustError {
         /// What is wrong, and what to do.
         why: String,
     },
+    /// One revocation list, compared with the one in force.
+    #[error("the CRL file: the list of {name} {why}")]
+    Succession {
+        /// The issuer.
+        name: String,
+        /// What is wrong, and what to do.
+        why: &'static str,
+    },
     /// The revocation lists revoke every certificate of the CA file.
     #[error("every certificate of the CA file is revoked by the CRL file; trust another CA")]
     AllRevoked,
@@ -96,6 +110,9 @@ pub enum NotStanding {
     /// The list of its issuer is not in force any more.
     #[error("the revocation list of the certificate's issuer has expired")]
     ListExpired,
+    /// The file of revocation lists is older than `listen.crl_max_age`.
+    #[error("the file of revocation lists is older than listen.crl_max_age")]
+    ListsTooOld,
     /// Its issuer is not trusted, or not any more.
     #[error("the certificate's issuer is not trusted, or has expired")]
     Issuer,
@@ -106,16 +123,26 @@ impl Trust {
     /// is not looked at. An anchor that another anchor's list revokes is left out.
     ///
     /// # Errors
-    /// When a block is not what it should be, has expired at `now`, or a list is of no anchor or not signed by it.
-    pub fn parse(ca_pem: &[u8], crl_pem: Option<&[u8]>, now: Timestamp) -> Result<Self, TrustError> {
-        let blocks = pem::certificates(ca_pem).map_err(TrustError::AuthorityFile)?;
-        let mut anchors = Vec::with_capacity(blocks.len());
-        for (index, der) in blocks.into_iter().enumerate() {
-            let anchor =
-                Anchor::parse(der, now).map_err(|why| TrustError::Authority { block: index + 1, why })?;
-            anchors.push(anchor);
+    /// All blocks that are not what they should be or have expired at `now`, and all lists that are of no anchor or not
+    /// signed by it; at least one.
+    pub fn parse(ca_pem: &[u8], crl_pem: Option<&[u8]>, now: Timestamp) -> Result<Self, Vec<TrustError>> {
+        let mut wrong = Vec::new();
+        let blocks = pem::certificates(ca_pem).unwrap_or_else(|bad| {
+            wrong.push(TrustError::AuthorityFile(bad));
+            Vec::new()
+        });
+        let anchor = |(index, der)| {
+            Anchor::parse(der, now).map_err(|why| TrustError::Authority { block: index + 1, why })
+        };
+        let parsed = blocks.into_iter().enumerate().map(anchor);
+        let mut anchors: Vec<Anchor> =
+            parsed.filter_map(|anchor| anchor.map_err(|error| wrong.push(error)).ok()).collect();
+        // Without all of its CAs, that a list is of none of them is nobody's fault.
+        let complete = wrong.is_empty();
+        let lists = crl_pem.map(|pem| parse_lists(pem, complete.then_some(&anchors), now, &mut wrong));
+        if !wrong.is_empty() {
+            return Err(wrong);
         }
-        let lists = crl_pem.map(|pem| parse_lists(pem, &anchors, now)).transpose()?;
         if let Some(lists) = &lists {
             anchors.retain(|anchor| {
                 let revoked =
@@ -127,11 +154,74 @@ impl Trust {
             });
         }
         if anchors.is_empty() {
-            return Err(TrustError::AllRevoked);
+            return Err(vec![TrustError::AllRevoked]);
         }
-        let trust = Self { anchors, lists };
-        trust.client_verifier()?;
+        let trust = Self { anchors, lists, believed_until: None, epoch: 0 };
+        trust.client_verifier().map_err(|error| vec![error])?;
         Ok(trust)
+    }
+
+    /// The lists are believed until then, and certificates are refused after it, whatever the lists say themselves.
+    #[must_use]
+    pub fn believed_until(self, until: Option<Timestamp>) -> Self {
+        Self { believed_until: until, ..self }
+    }
+
+    /// Makes this trust the successor of `former`, which was in force: what stood under it may go on to stand, unless
+    /// another CA has taken the name of its own.
+    ///
+    /// # Errors
+    /// Lists that are older than the ones in force, or that are gone although their CA is not: somebody may want a
+    /// revoked certificate to be good again.
+    pub fn succeeding(self, former: &Self) -> Result<Self, Vec<TrustError>> {
+        let mut wrong = Vec::new();
+        let former_lists = former.lists.iter().flatten().filter(|_| self.lists.is_some());
+        for old in former_lists {
+            let is_issuer = |anchor: &&Anchor| anchor.subject == old.issuer;
+            let same_ca = former
+                .anchors
+                .iter()
+                .filter(is_issuer)
+                .any(|old| self.anchors.iter().any(|new| new.is_same_ca(old)));
+            if !same_ca {
+                continue;
+            }
+            let refuse = |why| TrustError::Succession { name: old.issuer_name.clone(), why };
+            match self.lists.iter().flatten().find(|new| new.issuer == old.issuer) {
+                Some(new) if new.is_older_than(old) => {
+                    wrong.push(refuse("is older than the one in force; fetch the newest one"));
+                }
+                Some(_) => {}
+                None => wrong.push(refuse("is gone, but its CA is not; put it back")),
+            }
+        }
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        let replaced = former.anchors.iter().any(|old| {
+            let stays = self.anchors.iter().any(|new| new.is_same_ca(old));
+            // Without lists a certificate may rest on an issuer that the client sent along, of whichever anchor.
+            let mistakable =
+                self.lists.is_none() || self.anchors.iter().any(|new| new.subject == old.subject);
+            !stays && mistakable
+        });
+        Ok(Self { epoch: former.epoch + u64::from(replaced), ..self })
+    }
+
+    /// Which CAs a certificate that is verified now is verified by; see [`Presented::epoch`].
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Why the revocation lists say nothing any more, so that certificates are refused; `None` while they do.
+    #[must_use]
+    pub fn silence(&self, now: Timestamp) -> Option<String> {
+        if self.believed_until.is_some_and(|until| now > until) {
+            return Some(NotStanding::ListsTooOld.to_string());
+        }
+        let expired = self.lists.iter().flatten().find(|list| now > list.next_update)?;
+        Some(format!("the revocation list of {} has expired at {}", expired.issuer_name, expired.next_update))
     }
 
     /// What handshakes verify client certificates with: the whole chain up to an anchor must be unrevoked by lists
@@ -145,12 +235,16 @@ impl Trust {
             roots.add(anchor.der.clone()).map_err(|error| TrustError::Verifier(error.to_string()))?;
         }
         let lists = self.lists.iter().flatten().map(|list| list.der.clone());
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
             .with_crls(lists)
             .enforce_revocation_expiration()
             .allow_unauthenticated()
             .build()
-            .map_err(|error| TrustError::Verifier(error.to_string()))
+            .map_err(|error| TrustError::Verifier(error.to_string()))?;
+        Ok(match self.believed_until {
+            Some(until) => Arc::new(Believed { until, verifier }),
+            None => verifier,
+        })
     }
 
     /// Whether a certificate that was verified at the handshake is still good at `now`. Dates, the list of its issuer
@@ -159,11 +253,17 @@ impl Trust {
     /// # Errors
     /// What it does not stand up to.
     pub fn stands(&self, presented: &Presented, now: Timestamp) -> Result<(), NotStanding> {
+        if presented.epoch != self.epoch {
+            return Err(NotStanding::Issuer);
+        }
         if now < presented.not_before {
             return Err(NotStanding::NotYetValid);
         }
         if now > presented.not_after {
             return Err(NotStanding::Expired);
+        }
+        if self.believed_until.is_some_and(|until| now > until) {
+            return Err(NotStanding::ListsTooOld);
         }
         if let Some(lists) = &self.lists {
             let list = lists.iter().find(|list| list.issuer == presented.issuer);
@@ -187,6 +287,11 @@ impl Trust {
 }
 
 impl Anchor {
+    /// Whether both are certificates of the same authority: renewing one changes neither name nor key.
+    fn is_same_ca(&self, other: &Self) -> bool {
+        self.subject == other.subject && self.key == other.key
+    }
+
     fn parse(der: Vec<u8>, now: Timestamp) -> Result<Self, String> {
         let unreadable = |_| "cannot be parsed; copy the file again".to_owned();
         let parsed = X509::from_der(&der).map_err(unreadable)?;
@@ -219,34 +324,60 @@ impl Anchor {
     }
 }
 
-fn parse_lists(pem: &[u8], anchors: &[Anchor], now: Timestamp) -> Result<Vec<RevocationList>, TrustError> {
-    let provider = provider();
+/// The lists of a file; `anchors` is `None` when not all of them are known.
+fn parse_lists(
+    pem: &[u8],
+    anchors: Option<&Vec<Anchor>>,
+    now: Timestamp,
+    wrong: &mut Vec<TrustError>,
+) -> Vec<RevocationList> {
+    let blocks = match pem::revocation_lists(pem) {
+        Ok(blocks) => blocks,
+        Err(bad) => {
+            wrong.push(TrustError::ListFile(bad));
+            return Vec::new();
+        }
+    };
     let mut lists: Vec<RevocationList> = Vec::new();
-    for (index, der) in pem::revocation_lists(pem).map_err(TrustError::ListFile)?.into_iter().enumerate() {
-        let refuse = |why: String| TrustError::List { block: index + 1, why };
-        let list = RevocationList::parse(der).map_err(|bad: BadList| refuse(bad.to_string()))?;
-        let name = list.issuer_name.clone();
+    for (index, der) in blocks.into_iter().enumerate() {
+        match judged_list(der, anchors, now, &lists) {
+            Ok(list) => lists.push(list),
+            Err(why) => wrong.push(TrustError::List { block: index + 1, why }),
+        }
+    }
+    lists
+}
+
+fn judged_list(
+    der: Vec<u8>,
+    anchors: Option<&Vec<Anchor>>,
+    now: Timestamp,
+    before: &[RevocationList],
+) -> Result<RevocationList, String> {
+    let list = RevocationList::parse(der).map_err(|bad: BadList| bad.to_string())?;
+    let name = &list.issuer_name;
+    if let Some(anchors) = anchors {
         let mut issuers = anchors.iter().filter(|anchor| anchor.subject == list.issuer).peekable();
         if issuers.peek().is_none() {
-            return Err(refuse(format!(
+            return Err(format!(
                 "is of {name}, which the CA file does not hold; add that CA or remove the list"
-            )));
+            ));
         }
+        let provider = provider();
         if !issuers.any(|issuer| list.is_signed_by(&issuer.key, &provider)) {
-            return Err(refuse(format!(
+            return Err(format!(
                 "is not signed by {name} as the CA file has it; fetch it from that CA again"
-            )));
+            ));
         }
-        if now > list.next_update {
-            return Err(refuse(format!("of {name} has expired at {}; fetch a new one", list.next_update)));
-        }
-        // Handshakes would only look at the first.
-        if lists.iter().any(|earlier| earlier.issuer == list.issuer) {
-            return Err(refuse(format!("is a second one of {name}; keep the newer one")));
-        }
-        lists.push(list);
     }
-    Ok(lists)
+    if now > list.next_update {
+        return Err(format!("of {name} has expired at {}; fetch a new one", list.next_update));
+    }
+    // Handshakes would only look at the first.
+    if before.iter().any(|earlier| earlier.issuer == list.issuer) {
+        return Err(format!("is a second one of {name}; keep the newer one"));
+    }
+    Ok(list)
 }
 
 /// The cryptography used throughout, always named, never a process-wide default.
@@ -290,7 +421,7 @@ mod tests {
         CertificateDer::from_pem_slice(issued.certificate.as_bytes()).unwrap()
     }
 
-    fn parse(ca: &str, crl: &str) -> Result<Trust, TrustError> {
+    fn parse(ca: &str, crl: &str) -> Result<Trust, Vec<TrustError>> {
         Trust::parse(ca.as_bytes(), Some(crl.as_bytes()), NOW)
     }
 
@@ -300,8 +431,9 @@ mod tests {
         trust.client_verifier().unwrap().verify_client_cert(&der(issued), &[], at).map(|_| ())
     }
 
-    fn refusal(result: Result<Trust, TrustError>) -> String {
-        result.err().expect("it should have been refused").to_string()
+    fn refusal(result: Result<Trust, Vec<TrustError>>) -> String {
+        let wrong = result.err().expect("it should have been refused");
+        wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
@@ -393,7 +525,7 @@ mod tests {
         assert!(handshake(&trust, &node, NOW).is_err());
         assert_eq!(trust.stands(&presented(&node), NOW), Err(NotStanding::Issuer));
         let own = root.crl(&[&Issued::known(&root)], days(-1, 20)).unwrap();
-        assert_eq!(parse(&root.pem(), &own).err(), Some(TrustError::AllRevoked));
+        assert_eq!(parse(&root.pem(), &own).err(), Some(vec![TrustError::AllRevoked]));
     }
 
     #[test]
@@ -454,5 +586,50 @@ mod tests {
         let list = RevocationList::parse(der).unwrap();
         let anchor = Anchor::parse(pem::certificates(ca.pem().as_bytes()).unwrap().remove(0), NOW).unwrap();
         assert!(!list.is_signed_by(&anchor.key, &provider()));
+    }
+
+    #[test]
+    fn a_list_is_followed_by_a_newer_one_of_the_same_ca_and_by_nothing_else() {
+        let (ca, other, same_name) = (authority("CA"), authority("Other"), authority("CA"));
+        let list = |ca: &Authority, number| ca.numbered_crl(number, &[], days(-1, 20)).unwrap();
+        let both = format!("{}{}", ca.pem(), other.pem());
+        let former = parse(&both, &(list(&ca, 300) + &list(&other, 7))).unwrap();
+        let next = |ca_pem: &str, lists: String| parse(ca_pem, &lists).unwrap().succeeding(&former);
+        assert!(next(&both, list(&ca, 300) + &list(&other, 7)).is_ok());
+        assert!(next(&both, list(&ca, 1000) + &list(&other, 8)).is_ok());
+        let older = refusal(next(&both, list(&ca, 255) + &list(&other, 6)));
+        assert_eq!(older.matches("is older than the one in force").count(), 2, "{older}");
+        let gone = refusal(next(&both, list(&ca, 300)));
+        assert!(gone.contains("the list of CN=Other is gone, but its CA is not"), "{gone}");
+        assert!(next(&ca.pem(), list(&ca, 301)).is_ok(), "its CA is gone, too");
+        assert!(next(&same_name.pem(), list(&same_name, 1)).is_ok(), "another CA counts for itself");
+    }
+
+    #[test]
+    fn what_stood_under_a_ca_does_not_stand_under_another_one_of_its_name() {
+        let (ca, other, impostor) = (authority("CA"), authority("Other"), authority("CA"));
+        let list = |ca: &Authority| ca.crl(&[], days(-1, 20)).unwrap();
+        let former = parse(&ca.pem(), &list(&ca)).unwrap();
+        let shown = presented(&client(&ca));
+        let both = format!("{}{}", ca.pem(), other.pem());
+        let wider = parse(&both, &(list(&ca) + &list(&other))).unwrap().succeeding(&former).unwrap();
+        assert_eq!((wider.epoch(), wider.stands(&shown, NOW)), (0, Ok(())));
+        let taken = parse(&impostor.pem(), &list(&impostor)).unwrap().succeeding(&former).unwrap();
+        assert_eq!((taken.epoch(), taken.stands(&shown, NOW)), (1, Err(NotStanding::Issuer)));
+        let gone = parse(&other.pem(), &list(&other)).unwrap().succeeding(&former).unwrap();
+        assert_eq!(gone.stands(&shown, NOW), Err(NotStanding::StatusUnknown));
+    }
+
+    #[test]
+    fn lists_are_believed_until_they_are_too_old() {
+        let ca = authority("CA");
+        let node = client(&ca);
+        let trust = parse(&ca.pem(), &ca.crl(&[], days(-1, 20)).unwrap()).unwrap();
+        let later = days(2, 3).from;
+        let trust = trust.believed_until(Some(NOW));
+        assert_eq!((trust.stands(&presented(&node), NOW), handshake(&trust, &node, NOW)), (Ok(()), Ok(())));
+        assert_eq!(trust.silence(NOW), None);
+        assert_eq!(trust.stands(&presented(&node), later), Err(NotStanding::ListsTooOld));
+        assert!(handshake(&trust, &node, later).is_err() && trust.silence(later).is_some());
     }
 }

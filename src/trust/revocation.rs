@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateRevocationListDer;
 use x509_cert::crl::CertificateList;
-use x509_cert::der::asn1::AnyRef;
+use x509_cert::der::asn1::{AnyRef, Int};
 use x509_cert::der::{self, Decode, Encode, Reader, SliceReader};
 use x509_cert::spki::{ObjectIdentifier, SubjectPublicKeyInfoOwned};
 
@@ -18,6 +18,8 @@ use super::certificate::timestamp;
 /// `id-ce-deltaCRLIndicator` and `id-ce-issuingDistributionPoint`, RFC 5280 sections 5.2.4 and 5.2.5.
 const PARTIAL: [ObjectIdentifier; 2] =
     [ObjectIdentifier::new_unwrap("2.5.29.27"), ObjectIdentifier::new_unwrap("2.5.29.28")];
+/// `id-ce-cRLNumber`.
+const NUMBER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.20");
 
 /// A parsed revocation list.
 pub(super) struct RevocationList {
@@ -27,8 +29,12 @@ pub(super) struct RevocationList {
     pub(super) issuer: Vec<u8>,
     /// The same, to be read by people.
     pub(super) issuer_name: String,
+    /// From when it is.
+    this_update: Timestamp,
     /// Until when it is in force.
     pub(super) next_update: Timestamp,
+    /// `cRLNumber`, RFC 5280 section 5.2.3, big-endian without leading zeros; old CAs give none.
+    number: Option<Vec<u8>>,
     revoked: BTreeSet<Box<[u8]>>,
     parsed: Signed,
 }
@@ -62,6 +68,12 @@ impl RevocationList {
         if extensions.iter().any(|extension| PARTIAL.contains(&extension.extn_id)) {
             return Err(BadList::Partial);
         }
+        let number = extensions.iter().find(|extension| extension.extn_id == NUMBER);
+        let number = number.map(|number| Int::from_der(number.extn_value.as_bytes())).transpose();
+        let number = number.map_err(|_| BadList::Malformed)?.map(|number| {
+            let bytes = number.as_bytes();
+            bytes.iter().copied().skip_while(|byte| *byte == 0).collect()
+        });
         let next_update = tbs.next_update.ok_or(BadList::Endless)?;
         let entries = tbs.revoked_certificates.unwrap_or_default();
         let parsed = Signed {
@@ -72,6 +84,8 @@ impl RevocationList {
         Ok(Self {
             issuer: tbs.issuer.to_der().map_err(|_| BadList::Malformed)?,
             issuer_name: tbs.issuer.to_string(),
+            this_update: timestamp(tbs.this_update).ok_or(BadList::Malformed)?,
+            number,
             next_update: timestamp(next_update).ok_or(BadList::Malformed)?,
             revoked: entries.iter().map(|entry| entry.serial_number.as_bytes().into()).collect(),
             der: der.into(),
@@ -91,6 +105,14 @@ impl RevocationList {
                 && candidate.signature_alg_id().as_ref() == algorithm.as_slice()
                 && candidate.verify_signature(key, message, signature).is_ok()
         })
+    }
+
+    /// Whether the same issuer made this list before `other`: by their numbers, or where one has none by their dates.
+    pub(super) fn is_older_than(&self, other: &Self) -> bool {
+        match (&self.number, &other.number) {
+            (Some(own), Some(other)) => (own.len(), own) < (other.len(), other),
+            (None, _) | (_, None) => self.this_update < other.this_update,
+        }
     }
 
     /// Whether the certificate with this serial number is revoked; the bytes are those of its DER INTEGER.

@@ -24,6 +24,8 @@ mod oracle;
 mod other_clients;
 mod patience;
 mod promote;
+mod reload;
+mod renewal;
 mod senders;
 mod signed;
 mod support;

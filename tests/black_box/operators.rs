@@ -3,7 +3,6 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::Command;
 
 use bridgeward::audit::verify::{Chain, Head};
@@ -61,18 +60,6 @@ fn submit(gateway: &Running, path: &str) -> String {
     let response = gateway.send(&gateway.post(path, "x").request());
     assert_eq!(response.status, 202, "{response:?}");
     response.json()["job"].as_str().unwrap().to_owned()
-}
-
-/// One request to the socket: status and body.
-fn ask(socket: &Path, method: &str, path: &str) -> (u16, Value) {
-    let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text:?}"));
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, serde_json::from_str(body).unwrap_or_else(|_| json!(body)))
 }
 
 #[test]
@@ -202,9 +189,9 @@ fn what_cannot_be_done_says_what_to_do() {
         assert_eq!(jobs(&site, usage).code, Some(2), "{usage:?}");
     }
     let socket = site.path("admin.sock");
-    assert_eq!(ask(&socket, "GET", "/jobs?colour=1").0, 400);
-    assert_eq!(ask(&socket, "GET", "/metricz").0, 404);
-    assert_eq!(ask(&socket, "DELETE", "/jobs").0, 405);
+    assert_eq!(ask_socket(&socket, "GET", "/jobs?colour=1").0, 400);
+    assert_eq!(ask_socket(&socket, "GET", "/metricz").0, 404);
+    assert_eq!(ask_socket(&socket, "DELETE", "/jobs").0, 405);
     assert_eq!(gateway.stop().code(), Some(0));
 
     let text = std::fs::read_to_string(site.path("gateway.toml")).unwrap();
@@ -239,12 +226,12 @@ fn operators_can_watch_and_cancel_while_the_gateway_drains() {
     let running = submit(&gateway, "/slow");
     wait_for_lines(&site.path("ran"), 1);
     let socket = site.path("admin.sock");
-    assert_eq!(ask(&socket, "GET", "/readyz"), (200, json!({"state": "ready"})));
+    assert_eq!(ask_socket(&socket, "GET", "/readyz"), (200, json!({"state": "ready"})));
     gateway.signal(rustix::process::Signal::TERM);
     gateway.log.wait_for(|line| line.contains("stopping")).unwrap();
-    let (status, health) = ask(&socket, "GET", "/readyz");
+    let (status, health) = ask_socket(&socket, "GET", "/readyz");
     assert_eq!((status, &health["problems"]), (503, &json!(["the gateway is stopping"])));
-    assert_eq!(ask(&socket, "GET", "/healthz").0, 200);
+    assert_eq!(ask_socket(&socket, "GET", "/healthz").0, 200);
     let cancelled = jobs(&site, &["cancel", &running]);
     // Its end may be the gateway's, before it could be asked for.
     assert!(cancelled.code == Some(0) || cancelled.err.contains("admin.sock"), "{}", cancelled.err);
@@ -261,16 +248,16 @@ fn i10_without_an_audit_log_it_is_not_ready_accepts_nothing_and_recovers_by_itse
     site.write("gateway.toml", &text.replace("audit.jsonl", "log/audit.jsonl"), 0o644);
     let gateway = site.serve();
     let socket = site.path("admin.sock");
-    assert_eq!(ask(&socket, "GET", "/readyz").0, 200);
+    assert_eq!(ask_socket(&socket, "GET", "/readyz").0, 200);
     std::fs::rename(site.path("log"), site.path("away")).unwrap();
-    let (status, health) = ask(&socket, "GET", "/readyz");
+    let (status, health) = ask_socket(&socket, "GET", "/readyz");
     assert_eq!(status, 503);
     assert!(health["problems"][0].as_str().unwrap().contains("audit log"), "{health}");
     assert_eq!(gateway.send(&gateway.post("/quick", "x").request()).status, 503);
     std::fs::rename(site.path("away"), site.path("log")).unwrap();
-    assert_eq!(ask(&socket, "GET", "/readyz").0, 200);
+    assert_eq!(ask_socket(&socket, "GET", "/readyz").0, 200);
     gateway.ended(&format!("/-/jobs/{}", submit(&gateway, "/quick")));
-    let head = ask(&socket, "GET", "/audit/head").1;
+    let head = ask_socket(&socket, "GET", "/audit/head").1;
     assert_eq!(gateway.stop().code(), Some(0));
     let audit = site.path("log/audit.jsonl");
     let verified =
@@ -314,7 +301,7 @@ fn i7_silent_callers_on_the_socket_are_bounded_and_let_go() {
     let socket = site.path("admin.sock");
     let mut silent: Vec<UnixStream> = (0..40).map(|_| UnixStream::connect(&socket).unwrap()).collect();
     let began = std::time::Instant::now();
-    assert_eq!(ask(&socket, "GET", "/healthz").0, 200);
+    assert_eq!(ask_socket(&socket, "GET", "/healthz").0, 200);
     assert!(began.elapsed() < PATIENCE / 2);
     let mut byte = [0];
     silent[0].set_read_timeout(Some(PATIENCE)).unwrap();

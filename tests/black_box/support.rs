@@ -592,3 +592,15 @@ pub fn wait_for_lines(path: &Path, count: usize) -> Vec<String> {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// One request to the operators' socket: status and body.
+pub fn ask_socket(socket: &Path, method: &str, path: &str) -> (u16, serde_json::Value) {
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap_or_else(|_| serde_json::json!(body)))
+}

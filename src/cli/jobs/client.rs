@@ -21,13 +21,13 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(40);
 const LARGEST_ANSWER: usize = 1 << 30;
 
 /// Speaks to one socket.
-pub(super) struct Client {
+pub(in crate::cli) struct Client {
     socket: PathBuf,
 }
 
 /// Why there is no answer, or not the one that was hoped for.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refused {
+pub(in crate::cli) enum Refused {
     #[error(
         "no gateway listens on {}: it must run, and name this file as `socket` under `[admin]` in gateway.toml; \
          --socket or --policy name another",
@@ -51,12 +51,12 @@ struct Problem {
 }
 
 impl Client {
-    pub(super) fn new(socket: PathBuf) -> Self {
+    pub(in crate::cli) fn new(socket: PathBuf) -> Self {
         Self { socket }
     }
 
     /// The body of the answer, when it is one of success.
-    pub(super) async fn ask(&self, method: Method, path: &str) -> Result<Bytes, Refused> {
+    pub(in crate::cli) async fn ask(&self, method: Method, path: &str) -> Result<Bytes, Refused> {
         let broken = |cause: Box<dyn std::error::Error + Send + Sync>| Refused::Broken {
             socket: self.socket.clone(),
             cause,

@@ -13,6 +13,7 @@ use crate::domain::name::KeyName;
 use crate::policy::diagnostic::Finding;
 use crate::policy::files::{Files, Surroundings};
 use crate::policy::opening::Kind;
+use crate::policy::renewal::SecretFile;
 use crate::policy::secret::Secret;
 use crate::policy::{
     Admin, Audit, ClientTrust, Credentials, Key, Limits, Listen, PemFile, PrivateKeyFile, Purpose, Queue,
@@ -30,6 +31,7 @@ pub(in crate::policy) struct Gateway {
     pub(in crate::policy) audit: Audit,
     pub(in crate::policy) limits: Limits,
     pub(in crate::policy) keys: BTreeMap<KeyName, Key>,
+    pub(in crate::policy) secret_files: Vec<SecretFile>,
 }
 
 /// What routes are checked against; `None` where `gateway.toml` did not say it in a way that can be understood.
@@ -85,9 +87,10 @@ pub(in crate::policy) fn decode(
         });
         let limits = top.table_or_defaults("limits", "`[limits]`", limits::decode);
         known.body = limits.as_ref().ok().map(|limits| limits.body);
+        let mut secret_files = Vec::new();
         let keys = if purpose.listens() {
             top.table_or_defaults("keys", "`[keys]`", |table| {
-                let (declared, keys) = keys::decode(table, files, known.body);
+                let (declared, keys) = keys::decode(table, files, known.body, &mut secret_files);
                 known.keys = Some(declared);
                 keys
             })
@@ -118,6 +121,7 @@ pub(in crate::policy) fn decode(
             audit: audit?,
             limits: limits?,
             keys: keys?,
+            secret_files,
         })
     })
 }
@@ -130,14 +134,14 @@ fn listen(table: &mut Table<'_>, files: &Files, credentials: &mut Credentials) -
     let certificate = table.required("certificate", |value| pem(value, files, Kind::Certificates));
     let private_key = table.required("private_key", |value| {
         let path = value.path()?;
-        let bytes = files.read(&path, Kind::Secret).map_err(|error| value.refuse(error))?;
-        Ok(Arc::new(PrivateKeyFile { path, place: value.place(), pem: Secret::copy(&bytes) }))
+        let read = files.read(&path, Kind::Secret).map_err(|error| value.refuse(error))?;
+        Ok(Arc::new(PrivateKeyFile { path, place: value.place(), pem: Secret::copy(&read.bytes) }))
     });
     let ca = table.optional("client_ca", |value| pem(value, files, Kind::Certificates));
     let crl = table.optional("client_crl", |value| pem(value, files, Kind::RevocationLists));
     let words = [("required", Revocation::Required), ("off", Revocation::Off)];
     let revocation = table.or("revocation", Revocation::Required, |value| value.word(&words, &[]));
-    table.unsupported("crl_max_age");
+    let crl_max_age = table.optional("crl_max_age", positive_duration);
     let authorities = table.optional("authorities", |value| value.set(authority));
     table.unsupported("trusted_proxies");
     credentials.certificate = certificate.clone().ok();
@@ -147,11 +151,20 @@ fn listen(table: &mut Table<'_>, files: &Files, credentials: &mut Credentials) -
         ClientTrust { ca, crl }
     });
     let clients = client_trust(table, ca, crl, revocation);
+    let crl_max_age = crl_max_age.and_then(|age| match &clients {
+        Ok(clients) if age.is_some() && clients.as_ref().is_none_or(|clients| clients.crl.is_none()) => {
+            let message = "`crl_max_age`, but no revocation list is looked at";
+            let finding = Finding::error(table.place_of("crl_max_age"), message);
+            Err(table.page().report(finding.help("give `client_ca` and `client_crl`, or leave it out")))
+        }
+        Ok(_) | Err(_) => Ok(age),
+    });
     Ok(Listen {
         addresses: addresses?,
         certificate: certificate?,
         private_key: private_key?,
         clients: clients?,
+        crl_max_age: crl_max_age?,
         authorities: authorities?,
     })
 }
@@ -282,8 +295,9 @@ fn authority(value: Value<'_>) -> Decoded<String> {
 
 fn pem(value: Value<'_>, files: &Files, kind: Kind) -> Decoded<Arc<PemFile>> {
     let path = value.path()?;
-    let mut bytes = files.read(&path, kind).map_err(|error| value.refuse(error))?;
-    Ok(Arc::new(PemFile { path, place: value.place(), bytes: std::mem::take(&mut *bytes) }))
+    let mut read = files.read(&path, kind).map_err(|error| value.refuse(error))?;
+    let bytes = std::mem::take(&mut *read.bytes);
+    Ok(Arc::new(PemFile { path, place: value.place(), bytes, modified: read.modified }))
 }
 
 /// A file that the gateway makes when it starts.
@@ -450,7 +464,7 @@ mod tests {
             ),
             ("revocation = \"on\"", "`revocation`: `on` is not one of its values"),
             ("colour = 1", "unknown key `colour` in `[listen]`"),
-            ("crl_max_age = \"7d\"", "`crl_max_age` is not supported yet in `[listen]`"),
+            ("crl_max_age = \"0s\"", "`crl_max_age`: a duration longer than nothing"),
             ("trusted_proxies = []", "`trusted_proxies` is not supported yet in `[listen]`"),
         ] {
             assert_eq!(listen(line), [finding], "{line}");
@@ -549,6 +563,11 @@ mod tests {
             loaded.warnings.messages().collect::<Vec<_>>(),
             ["`client_crl` is not looked at, because `revocation` is \"off\""]
         );
+        let aged = |text: &str| text.replace("[listen]", "[listen]\ncrl_max_age = \"7d\"");
+        let listen = compile(&aged(GATEWAY), &[("r", ROUTE)]).unwrap().policy.listen;
+        assert_eq!(listen.unwrap().crl_max_age, Some(7 * DAY));
+        let off = findings(&aged(&text), &[("r", ROUTE)]);
+        assert_eq!(off, ["`crl_max_age`, but no revocation list is looked at"]);
         let neither = GATEWAY.replace(crl, "").replace(ca, "");
         assert!(compile(&neither, &[("r", ROUTE)]).unwrap().policy.listen.unwrap().clients.is_none());
     }

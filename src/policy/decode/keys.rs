@@ -2,6 +2,7 @@
 //! Computes no signature; that is the gate's.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::gateway::positive_duration;
@@ -12,6 +13,7 @@ use crate::policy::diagnostic::{Finding, Place};
 use crate::policy::files::Files;
 use crate::policy::opening::Kind;
 use crate::policy::parameter::From;
+use crate::policy::renewal::SecretFile;
 use crate::policy::scheme::{BodyHmac, Digest, Encoding, Scheme};
 use crate::policy::secret::{ENOUGH_BYTES, Secret};
 
@@ -51,7 +53,14 @@ struct Loaded {
     place: Place,
     /// The header of its scheme, where that is known.
     header: Option<String>,
+    path: PathBuf,
     secret: Secret,
+}
+
+impl Loaded {
+    fn file_of(&self, key: &KeyName) -> SecretFile {
+        SecretFile { key: key.clone(), path: self.path.clone(), secret: Some(self.secret.clone()) }
+    }
 }
 
 /// What routes are checked against; `None` where it could not be read.
@@ -68,6 +77,7 @@ pub(super) fn decode(
     table: &mut Table<'_>,
     files: &Files,
     largest_body: Option<usize>,
+    secret_files: &mut Vec<SecretFile>,
 ) -> (BTreeMap<KeyName, KnownKey>, Decoded<BTreeMap<KeyName, Key>>) {
     let mut known = BTreeMap::new();
     let mut loaded = Vec::new();
@@ -81,11 +91,13 @@ pub(super) fn decode(
         // Read even without a name, so that all that is wrong in it is said at once.
         let title = format!("`[keys.{shown}]`");
         let mut outline = KnownKey::default();
+        let before = loaded.len();
         let key = value.table(&title, |table| key(table, &name, &shown, files, &mut loaded, &mut outline));
         if let (Ok(key), Some(largest)) = (&key, largest_body) {
             warn_of_large_pushes(table, key, place, largest);
         }
         if let Ok(name) = name {
+            secret_files.extend(loaded.iter().skip(before).map(|loaded| loaded.file_of(&name)));
             known.insert(name, outline);
         }
         keys.push(key.map(|key| (key.name.clone(), key)));
@@ -114,10 +126,11 @@ fn key(
     let secrets = table.required("secrets", |value| {
         value.list(|value| {
             // Without a scheme it is not known how the secret is written.
-            let secret = secret(value, files, scheme.as_ref().unwrap_or(&Scheme::Rfc9421))?;
+            let path = value.path()?;
+            let secret = secret(value, &path, files, scheme.as_ref().unwrap_or(&Scheme::Rfc9421))?;
             let header = scheme.as_ref().ok().map(|scheme| scheme.header().to_owned());
             let (key, place) = (shown.to_owned(), value.place());
-            loaded.push(Loaded { key, place, header, secret: secret.clone() });
+            loaded.push(Loaded { key, place, header, path, secret: secret.clone() });
             Ok(secret)
         })
     });
@@ -202,10 +215,9 @@ fn warn_of_large_pushes(table: &Table<'_>, key: &Key, place: Place, largest_body
     }
 }
 
-fn secret(value: Value<'_>, files: &Files, scheme: &Scheme) -> Decoded<Secret> {
-    let path = value.path()?;
-    let bytes = files.read(&path, Kind::Secret).map_err(|error| value.refuse(error))?;
-    let secret = scheme.secret(&bytes).map_err(|error| value.refuse(error))?;
+fn secret(value: Value<'_>, path: &Path, files: &Files, scheme: &Scheme) -> Decoded<Secret> {
+    let read = files.read(path, Kind::Secret).map_err(|error| value.refuse(error))?;
+    let secret = scheme.secret(&read.bytes).map_err(|error| value.refuse(error))?;
     if secret.is_weak() {
         value.page().warn(
             value.place(),

@@ -1,0 +1,234 @@
+//! The generation in force, and its exchange for another one in a single atomic swap.
+//!
+//! A new one is prepared and proven beside the old one; until it stands, and whenever it does not, nothing changes.
+//! Whoever has begun with a generation ends with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use tokio::sync::Mutex;
+use tower::ServiceExt as _;
+
+use super::generation::Generation;
+use crate::audit::{Cause, Record, Recorder};
+use crate::clock::Clock;
+use crate::domain::alarm::Alarm;
+use crate::policy::InForce;
+use crate::policy::diagnostic::Diagnostics;
+use crate::policy::renewal::Look;
+use crate::queue::sqlite::Store;
+use crate::{gate, listener};
+
+/// Most errors of a policy that go on record.
+const MOST_TOLD: usize = 10;
+
+/// What is in force; clones share it.
+#[derive(Clone)]
+pub struct Live(Arc<Inner>);
+
+struct Inner {
+    now: ArcSwap<Serving>,
+    /// One exchange at a time.
+    exchange: Mutex<()>,
+    /// What the network is shown of a generation; unset in a process that does not face it.
+    face: OnceLock<MakeFace>,
+    /// Whose bounds are the policy's; unset in a process that keeps no jobs.
+    store: OnceLock<Store>,
+    recorder: Recorder,
+    clock: Clock,
+}
+
+type MakeFace = Box<dyn Fn(&Generation, Option<&Face>) -> Option<Face> + Send + Sync>;
+
+struct Serving {
+    generation: Arc<Generation>,
+    face: Option<Face>,
+}
+
+/// What the network is shown of a generation.
+pub(super) struct Face {
+    pub(super) router: Router,
+    pub(super) counters: gate::Counters,
+    pub(super) settings: Arc<listener::Settings>,
+}
+
+/// What was put in force.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The policy's hash.
+    pub policy: String,
+    /// How many routes it has.
+    pub routes: usize,
+    /// How many keys it has.
+    pub keys: usize,
+    /// What is worth a look although it can be used.
+    pub warnings: Diagnostics,
+}
+
+impl Live {
+    /// Puts `generation` in force.
+    pub(super) fn new(generation: Generation, recorder: &Recorder, clock: &Clock) -> Self {
+        let serving = Serving { generation: Arc::new(generation), face: None };
+        let live = Self(Arc::new(Inner {
+            now: ArcSwap::from_pointee(serving),
+            exchange: Mutex::new(()),
+            face: OnceLock::new(),
+            store: OnceLock::new(),
+            recorder: recorder.clone(),
+            clock: clock.clone(),
+        }));
+        live.tell(Cause::Start);
+        live
+    }
+
+    /// From now on the network is shown what `make` makes of each generation, given what it made of the one before.
+    /// Returns a way to ask for the listener's settings in force.
+    pub(super) fn show(
+        &self,
+        make: impl Fn(&Generation, Option<&Face>) -> Option<Face> + Send + Sync + 'static,
+    ) -> Option<listener::InForce> {
+        let make = self.0.face.get_or_init(|| Box::new(make));
+        let generation = self.generation();
+        let face = make(&generation, None)?;
+        let first = Arc::clone(&face.settings);
+        self.0.now.store(Arc::new(Serving { generation, face: Some(face) }));
+        let live = self.clone();
+        Some(Arc::new(move || {
+            let now = live.0.now.load();
+            Arc::clone(now.face.as_ref().map_or(&first, |face| &face.settings))
+        }))
+    }
+
+    /// From now on the bounds of `store` are those of each policy.
+    pub(super) fn keep(&self, store: &Store) {
+        self.0.store.get_or_init(|| store.clone());
+    }
+
+    /// The generation in force at this moment.
+    #[must_use]
+    pub fn generation(&self) -> Arc<Generation> {
+        Arc::clone(&self.0.now.load().generation)
+    }
+
+    /// A way to ask for the policy in force.
+    #[must_use]
+    pub fn policy(&self) -> InForce {
+        let live = self.clone();
+        InForce::new(move || Arc::clone(&live.0.now.load().generation.policy))
+    }
+
+    /// Answers a request as the generation in force does.
+    pub(super) async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        let router = self.0.now.load().face.as_ref().map(|face| face.router.clone());
+        // Without a face nothing listens.
+        let router = router.unwrap_or_default();
+        router.oneshot(request).await
+    }
+
+    /// Reads the policy's directory anew, and puts it in force if nothing is wrong with it.
+    ///
+    /// # Errors
+    /// All that is wrong; then nothing has changed.
+    pub async fn reload(&self, cause: Cause) -> Result<Loaded, Diagnostics> {
+        let _one = self.0.exchange.lock().await;
+        let (former, clock) = (self.generation(), self.0.clock.clone());
+        let gateway = former.directory.join("gateway.toml");
+        let prepared = tokio::task::spawn_blocking(move || former.prepare_next(&clock)).await;
+        let prepared = prepared.unwrap_or_else(|panic| {
+            let mut found = Diagnostics::default();
+            found.error_in_file(&gateway, format!("an internal error; please report it: {panic}"));
+            Err(found)
+        });
+        match prepared {
+            Ok((generation, warnings)) => {
+                self.put(generation);
+                self.set_alarms(BTreeMap::new());
+                self.0.recorder.clear(&Alarm::Reload);
+                let policy = self.tell(cause);
+                let (routes, keys) = (policy.policy.routes.len(), policy.policy.keys.len());
+                Ok(Loaded { policy: policy.policy.hash.clone(), routes, keys, warnings })
+            }
+            Err(found) => {
+                let reason = found.brief(MOST_TOLD);
+                self.0.recorder.note(Record::NotLoaded { cause, reason: reason.clone() });
+                self.0.recorder.raise(Alarm::Reload, reason);
+                Err(found)
+            }
+        }
+    }
+
+    /// Puts the files in force that a look shows, as far as they can be used.
+    pub(super) async fn renew(&self, look: Look) {
+        let _one = self.0.exchange.lock().await;
+        let (former, clock) = (self.generation(), self.0.clock.clone());
+        let renewed = tokio::task::spawn_blocking(move || {
+            let renewal = former.policy.renewal(&look);
+            former.renew(renewal, &clock)
+        });
+        match renewed.await.map_err(|panic| panic.to_string()).and_then(|renewed| renewed) {
+            Ok((generation, alarms)) => {
+                let changed = self.generation().policy.changes(&generation.policy);
+                if !changed.is_empty() {
+                    let policy = generation.policy.hash.clone();
+                    self.put(generation);
+                    self.0.recorder.note(Record::Renewed { policy, changed });
+                }
+                self.set_alarms(alarms);
+            }
+            Err(reason) => self.0.recorder.raise(Alarm::Certificate, reason),
+        }
+    }
+
+    /// Looks whether what is in force still says something.
+    pub(super) fn review(&self) {
+        if let Some(reason) = self.silence() {
+            self.0.recorder.raise(Alarm::Trust, reason);
+        }
+    }
+
+    fn silence(&self) -> Option<String> {
+        self.generation().trust()?.silence(self.0.clock.now())
+    }
+
+    /// The one swap, and the bounds of what outlives it.
+    fn put(&self, generation: Generation) {
+        let Inner { now, face, store, recorder, .. } = &*self.0;
+        if let Some(store) = store.get() {
+            store.settle(super::works::settings(&generation.policy));
+        }
+        let logged = generation.policy.limits.refusals_logged;
+        recorder.pace((logged.limit, logged.period));
+        let former = now.load();
+        let face = face.get().and_then(|make| make(&generation, former.face.as_ref()));
+        now.store(Arc::new(Serving { generation: Arc::new(generation), face }));
+    }
+
+    /// Raises these alarms of files, and clears all others.
+    fn set_alarms(&self, mut alarms: BTreeMap<Alarm, String>) {
+        if let Some(reason) = self.silence() {
+            alarms.insert(Alarm::Trust, reason);
+        }
+        let recorder = &self.0.recorder;
+        let standing: BTreeSet<Alarm> = recorder.alarms().into_keys().collect();
+        for over in standing.iter().filter(|alarm| **alarm != Alarm::Reload && !alarms.contains_key(alarm)) {
+            recorder.clear(over);
+        }
+        for (alarm, reason) in alarms {
+            recorder.raise(alarm, reason);
+        }
+    }
+
+    /// Puts on record what is in force.
+    fn tell(&self, cause: Cause) -> Arc<Generation> {
+        let generation = self.generation();
+        let policy = generation.policy.hash.clone();
+        self.0.recorder.note(Record::Loaded { cause, policy });
+        generation
+    }
+}

@@ -1,0 +1,110 @@
+//! Notices that certificates, keys, secrets or revocation lists have changed.
+//!
+//! Looks at them every second instead of asking the kernel for news: that sees renamed files, exchanged directories and
+//! network file systems alike. What is being written is not taken for what is written: a change counts once it has been
+//! seen twice, or after a while in any case.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::live::Live;
+use crate::policy::renewal::Look;
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(1);
+/// How many looks a change waits for at most when it looks otherwise each time: with the look itself, less than the five
+/// seconds that are promised.
+const PATIENCE: u32 = 3;
+/// After how many looks what could not be used is tried again: a certificate becomes valid, a clock is set.
+const AGAIN: u32 = 30;
+
+/// What was seen so far.
+#[derive(Default)]
+struct Seen<L> {
+    last: L,
+    /// How often in a row the files were seen to differ from what is in force.
+    differing: u32,
+    /// The look that was acted upon last, and how many looks ago.
+    tried: Option<(L, u32)>,
+}
+
+/// Watches until `stop`.
+pub(super) async fn files(live: Live, stop: CancellationToken) {
+    let mut seen = Seen::<Look>::default();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        let (policy, before) = (live.generation().policy.clone(), seen.last.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let look = policy.look(&before);
+            let differs = policy.differs(&look);
+            (look, differs)
+        });
+        let Ok((look, differs)) = looked.await else { continue };
+        if seen.is_due(&look, differs) {
+            live.renew(look).await;
+        }
+        live.review();
+    }
+}
+
+const _: () = assert!(EVERY.as_millis() * (PATIENCE as u128 + 1) < 5000);
+
+impl<L: Clone + PartialEq> Seen<L> {
+    /// Whether to act upon a look now.
+    fn is_due(&mut self, look: &L, differs: bool) -> bool {
+        let stands_still = *look == self.last;
+        self.last = look.clone();
+        self.differing = if differs { self.differing + 1 } else { 0 };
+        if !differs {
+            // All is well again, or was loaded otherwise; alarms, if any, are over.
+            return self.tried.take().is_some();
+        }
+        if let Some((tried, ago)) = &mut self.tried
+            && tried == look
+        {
+            *ago += 1;
+            if *ago < AGAIN {
+                return false;
+            }
+        } else if !stands_still && self.differing < PATIENCE {
+            return false;
+        }
+        self.differing = 0;
+        self.tried = Some((look.clone(), 0));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks in order, 0 being what is in force; whether each was acted upon.
+    fn due(looks: &[u32]) -> Vec<bool> {
+        let mut seen = Seen { last: 0, ..Seen::default() };
+        looks.iter().map(|look| seen.is_due(look, *look != 0)).collect()
+    }
+
+    #[test]
+    fn a_change_counts_once_it_has_been_seen_twice_and_is_tried_once() {
+        assert_eq!(due(&[0, 0, 1, 1, 1, 1]), [false, false, false, true, false, false]);
+        // What was half written, and whole at the next look.
+        assert_eq!(due(&[1, 2, 2, 0]), [false, false, true, true]);
+        assert_eq!(due(&[1, 0, 0]), [false, false, false]);
+        let again = due(&[1; 3 + AGAIN as usize]);
+        assert_eq!(again.iter().filter(|due| **due).count(), 2, "what is wrong is tried again");
+    }
+
+    #[test]
+    fn files_that_change_all_the_time_do_not_put_it_off() {
+        for start in 1..4 {
+            let looks: Vec<u32> = (start..start + 12).collect();
+            let due = due(&looks);
+            assert!(due.windows(PATIENCE as usize).all(|few| few.contains(&true)), "{due:?}");
+        }
+    }
+}
