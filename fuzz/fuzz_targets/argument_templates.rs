@@ -12,7 +12,7 @@ fuzz_target!(|data: &str| {
     let (text, value) = data.split_once('\n').unwrap_or((data, ""));
     let Ok(template) = Template::parse(text) else { return };
     let names: Vec<_> = template.placeholders().cloned().collect();
-    let values: BTreeMap<_, _> = names.iter().map(|name| (name.clone(), value.to_owned())).collect();
+    let values: BTreeMap<_, _> = names.iter().map(|name| (name.clone(), value.into())).collect();
     match template.render(&DerivedParameters(values)) {
         Err(_) => assert!(value.contains('\0')),
         Ok(rendered) => {

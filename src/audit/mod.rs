@@ -386,7 +386,7 @@ mod tests {
                 },
                 Record::Accepted {
                     route: route.clone(), identity: identity.clone(), rule: 1, source,
-                    parameters: RawParameters([(name, text.clone())].into()),
+                    parameters: RawParameters([(name, text.clone().into())].into()),
                 },
                 Record::Stored { route: route.clone(), identity: identity.clone(), job, how: "fresh", worker: None },
                 Record::NotStored { route: route.clone(), identity: identity.clone(), reason: text.clone() },

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::domain::argv::Argv;
 use crate::domain::identity::{Identity, Proofs};
 use crate::domain::name::RouteName;
-use crate::domain::parameters::{DerivedParameters, RawParameters};
+use crate::domain::parameters::{DerivedParameters, RawParameters, Value};
 use crate::domain::submission::Terms;
 use crate::policy::Policy;
 use crate::policy::parameter::Invalid;
@@ -82,13 +82,28 @@ pub(super) fn agree(policy: &Policy, asked: Asked<'_>) -> Result<Agreed, Disagre
     Ok(Agreed { route: Arc::clone(route), rule, steps, terms })
 }
 
-/// The same for the same route and the same derived values, and for nothing else: lengths keep the parts apart.
+/// The same for the same route and the same derived values, and for nothing else: lengths keep the parts apart, and a list
+/// says how many it has.
 fn likeness(route: &RouteName, derived: &DerivedParameters) -> [u8; 32] {
     let mut hash = Sha256::new();
-    let values = derived.0.iter().flat_map(|(name, value)| [name.as_str(), value]);
-    for part in std::iter::once(route.as_str()).chain(values) {
+    let mut add = |part: &str| {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
+    };
+    add(route.as_str());
+    for (name, value) in &derived.0 {
+        add(name.as_str());
+        match value {
+            Value::Text(text) => {
+                add("text");
+                add(text);
+            }
+            Value::List(items) => {
+                add("list");
+                add(&items.len().to_string());
+                items.iter().for_each(|item| add(item));
+            }
+        }
     }
     hash.finalize().into()
 }
@@ -139,7 +154,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::executor) fn named(value: &str) -> RawParameters {
-        RawParameters(BTreeMap::from([(ParameterName::parse("name").unwrap(), value.to_owned())]))
+        RawParameters(BTreeMap::from([(ParameterName::parse("name").unwrap(), value.into())]))
     }
 
     fn ask(
@@ -171,9 +186,13 @@ pub(super) mod tests {
     fn jobs_are_equal_when_route_and_derived_values_are() {
         let route = |name| RouteName::parse(name).unwrap();
         let derived = |pairs: &[(&str, &str)]| {
-            let pair =
-                |(name, value): &(&str, &str)| (ParameterName::parse(name).unwrap(), (*value).to_owned());
+            let pair = |(name, value): &(&str, &str)| (ParameterName::parse(name).unwrap(), (*value).into());
             DerivedParameters(pairs.iter().map(pair).collect())
+        };
+        let lists = |lists: &[(&str, &[&str])]| {
+            let list = |items: &[&str]| Value::List(items.iter().map(|item| (*item).to_owned()).collect());
+            let pair = |(name, items): &(&str, &[&str])| (ParameterName::parse(name).unwrap(), list(items));
+            likeness(&route("r"), &DerivedParameters(lists.iter().map(pair).collect()))
         };
         let of = |name, pairs: &[(&str, &str)]| likeness(&route(name), &derived(pairs));
         assert_eq!(of("r", &[("a", "1"), ("b", "2")]), of("r", &[("b", "2"), ("a", "1")]));
@@ -186,6 +205,13 @@ pub(super) mod tests {
             of("r", &[("a", "1b"), ("b", "2")]),
             of("r", &[("a1", "b"), ("b", "2")]),
             of("s", &[("a", "1"), ("b", "2")]),
+            of("r", &[("a", "1")]),
+            lists(&[("a", &["1"])]),
+            lists(&[("a", &["1", "2"])]),
+            lists(&[("a", &["2", "1"])]),
+            lists(&[("a", &["12"])]),
+            lists(&[("a", &["1", "b", "list", "1", "2"])]),
+            lists(&[("a", &["1"]), ("b", &["2"])]),
         ];
         assert_eq!(std::collections::BTreeSet::from(all).len(), all.len());
 

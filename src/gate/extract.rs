@@ -8,8 +8,8 @@ use axum::http::request::Parts;
 use super::form::Fields;
 use super::json::Json;
 use crate::domain::identity::Proofs;
-use crate::domain::parameters::RawParameters;
-use crate::policy::parameter::{From, Invalid, Parameters, Reason};
+use crate::domain::parameters::{RawParameters, Value};
+use crate::policy::parameter::{From, Invalid, Parameters, Reason, Shape};
 
 /// What values are fetched from.
 #[derive(Clone, Copy, Debug)]
@@ -26,14 +26,31 @@ impl Given<'_> {
     /// Fetches all declared parameters. Those that are not there are left out: they may have defaults.
     pub(super) fn parameters(&self, parameters: &Parameters) -> Result<RawParameters, Invalid> {
         let mut raw = RawParameters::default();
-        for (name, from) in parameters.sources() {
-            match self.text(from) {
+        for ((name, from), (_, shape)) in parameters.sources().zip(parameters.shapes()) {
+            let value = match shape {
+                Shape::Text => self.text(from).map(|text| text.map(Value::Text)),
+                Shape::List { .. } => self.list(from).map(|items| items.map(Value::List)),
+            };
+            match value {
                 Ok(Some(value)) => drop(raw.0.insert(name.clone(), value)),
                 Ok(None) => {}
                 Err(reason) => return Err(Invalid { parameter: name.clone(), reason }),
             }
         }
         Ok(raw)
+    }
+
+    /// The items of the list that stands there, if anything does: only JSON has lists.
+    fn list(&self, from: &From) -> Result<Option<Vec<String>>, Reason> {
+        match from {
+            From::Body(tokens) => list(self.json.and_then(|json| json.at(tokens))),
+            From::Form(_)
+            | From::Query(_)
+            | From::Header(_)
+            | From::Certname
+            | From::Key
+            | From::Extension(_) => Err(Reason::NotAList),
+        }
     }
 
     /// The text that stands there, if anything does.
@@ -57,6 +74,17 @@ pub(super) fn scalar(value: Option<&Json>) -> Result<Option<String>, Reason> {
         None => Ok(None),
         Some(Json::Scalar(text)) => Ok(Some(text.clone())),
         Some(Json::Object(_) | Json::Array(_) | Json::Null) => Err(Reason::NotScalar),
+    }
+}
+
+fn list(value: Option<&Json>) -> Result<Option<Vec<String>>, Reason> {
+    let item = |item: &Json| scalar(Some(item)).ok().flatten();
+    match value {
+        None => Ok(None),
+        Some(Json::Array(items)) => {
+            items.iter().map(item).collect::<Option<_>>().map(Some).ok_or(Reason::NotAList)
+        }
+        Some(Json::Scalar(_) | Json::Object(_) | Json::Null) => Err(Reason::NotAList),
     }
 }
 
@@ -96,5 +124,21 @@ mod tests {
             assert_eq!(scalar(Some(&Json::parse(body.as_bytes()).unwrap())), expected, "{body}");
         }
         assert_eq!(scalar(None), Ok(None));
+    }
+
+    #[test]
+    fn a_list_holds_scalars_alone() {
+        for (body, expected) in [
+            (r#"["a", 1.0, true]"#, Ok(Some(vec!["a".to_owned(), "1.0".to_owned(), "true".to_owned()]))),
+            ("[]", Ok(Some(vec![]))),
+            ("\"a\"", Err(Reason::NotAList)),
+            ("null", Err(Reason::NotAList)),
+            ("{}", Err(Reason::NotAList)),
+            ("[null]", Err(Reason::NotAList)),
+            ("[[]]", Err(Reason::NotAList)),
+        ] {
+            assert_eq!(list(Some(&Json::parse(body.as_bytes()).unwrap())), expected, "{body}");
+        }
+        assert_eq!(list(None), Ok(None));
     }
 }

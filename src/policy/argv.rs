@@ -1,7 +1,8 @@
 //! Templates of arguments: text with `{parameter}` placeholders, each filled inside its own array element.
 //!
-//! Rendering never splits, joins, quotes or expands: one template gives one argument. Refuses a missing value, a NUL
-//! byte, and an argument that a value would turn into an option.
+//! Rendering never splits, joins, quotes or expands: one template gives one argument, but for a list's placeholder that
+//! stands alone, which gives one for each item. Refuses a missing value, a NUL byte, and an argument that a value would turn
+//! into an option.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,7 +11,7 @@ use std::ops::Range;
 use super::parameter::{Invalid, Reason};
 use crate::domain::argv::{Argv, NotAnArgv};
 use crate::domain::name::{NotAName, ParameterName};
-use crate::domain::parameters::DerivedParameters;
+use crate::domain::parameters::{DerivedParameters, Value};
 
 /// Text with placeholders.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +102,14 @@ impl Template {
         })
     }
 
+    /// The parameter whose placeholder is all of it.
+    pub(super) fn alone(&self) -> Option<&ParameterName> {
+        match self.pieces.as_slice() {
+            [Piece::Placeholder(name)] => Some(name),
+            [] | [Piece::Text(_)] | [_, _, ..] => None,
+        }
+    }
+
     /// Whether two templates are the same but for the names of their placeholders.
     pub(super) fn has_shape_of(&self, other: &Self) -> bool {
         let same = |(left, right): (&Piece, &Piece)| match (left, right) {
@@ -126,7 +135,7 @@ impl Template {
     /// The text with its placeholders filled.
     ///
     /// # Errors
-    /// When a value is missing or holds a NUL byte.
+    /// When a value is missing, is a list, or holds a NUL byte.
     pub fn render(&self, values: &DerivedParameters) -> Result<String, Invalid> {
         self.render_and_blame(values).map(|(text, _)| text)
     }
@@ -144,7 +153,11 @@ impl Template {
                 Piece::Text(text) => (text, first_placeholder),
                 Piece::Placeholder(name) => {
                     let invalid = |reason| Invalid { parameter: name.clone(), reason };
-                    let value = values.0.get(name).ok_or_else(|| invalid(Reason::Missing))?;
+                    let value = match values.0.get(name) {
+                        Some(Value::Text(text)) => text,
+                        Some(Value::List(_)) => return Err(invalid(Reason::NotScalar)),
+                        None => return Err(invalid(Reason::Missing)),
+                    };
                     if value.contains('\0') {
                         return Err(invalid(Reason::Nul));
                     }
@@ -223,10 +236,10 @@ impl StepTemplate {
         }
     }
 
-    /// The argv, with exactly one argument for each template.
+    /// The argv, with exactly one argument for each template, and one for each item of a list whose placeholder stands alone.
     ///
     /// # Errors
-    /// When a value is missing, holds a NUL byte, or makes an argument start with `-` although it is not one of those
+    /// When a value is missing, makes too many arguments, is a list amid text, holds a NUL byte, or makes an argument start with `-` although it is not one of those
     /// that `may_lead` with one.
     pub fn render(
         &self,
@@ -237,15 +250,33 @@ impl StepTemplate {
             Step::Fixed(argv) => return Ok(argv.clone()),
             Step::Filled { program, arguments, first } => (program, arguments, first),
         };
-        let render = |template: &Template| match template.render_and_blame(values)? {
-            (_, Some(name)) if !may_lead.contains(name) => {
-                Err(Invalid { parameter: name.clone(), reason: Reason::LeadingDash })
+        let mut rendered = Vec::with_capacity(arguments.len());
+        for template in arguments {
+            if let Some(name) = template.alone()
+                && let Some(Value::List(items)) = values.0.get(name)
+            {
+                let dashes = items.iter().any(|item| item.starts_with('-'));
+                if dashes && !may_lead.contains(name) {
+                    return Err(Invalid { parameter: name.clone(), reason: Reason::LeadingDash });
+                }
+                rendered.extend(items.iter().cloned());
+                continue;
             }
-            (text, _) => Ok(text),
-        };
-        let arguments = arguments.iter().map(render).collect::<Result<_, _>>()?;
-        // `new` has proven the program and the number of arguments: only a NUL byte can be left to refuse.
-        Argv::new(program, arguments).map_err(|_| Invalid { parameter: first.clone(), reason: Reason::Nul })
+            match template.render_and_blame(values)? {
+                (_, Some(name)) if !may_lead.contains(name) => {
+                    return Err(Invalid { parameter: name.clone(), reason: Reason::LeadingDash });
+                }
+                (text, _) => rendered.push(text),
+            }
+        }
+        Argv::new(program, rendered).map_err(|error| {
+            let reason = match error {
+                NotAnArgv::TooMany => Reason::TooMany,
+                // `new` has proven the program: only an item's NUL byte can be left to refuse.
+                NotAnArgv::Nul { .. } | NotAnArgv::Program => Reason::Nul,
+            };
+            Invalid { parameter: first.clone(), reason }
+        })
     }
 }
 
@@ -259,7 +290,11 @@ mod tests {
     }
 
     fn values(pairs: &[(&str, &str)]) -> DerivedParameters {
-        DerivedParameters(pairs.iter().map(|(key, value)| (name(key), (*value).to_owned())).collect())
+        DerivedParameters(pairs.iter().map(|(key, value)| (name(key), (*value).into())).collect())
+    }
+
+    fn list(items: &[&str]) -> Value {
+        Value::List(items.iter().map(|item| (*item).to_owned()).collect())
     }
 
     fn render(template: &str, pairs: &[(&str, &str)]) -> Result<String, Invalid> {
@@ -354,6 +389,39 @@ mod tests {
                 "{template} {a:?} {b:?}"
             );
         }
+    }
+
+    #[test]
+    fn i3_argv_only_a_list_that_stands_alone_becomes_as_many_arguments_as_it_has_items() {
+        use crate::domain::argv::MOST_ARGUMENTS;
+        let step = |templates: &[&str]| {
+            let parsed = templates.iter().map(|text| Template::parse(text).unwrap()).collect();
+            StepTemplate::new("/bin/mco", parsed).unwrap()
+        };
+        let render = |templates: &[&str], hosts: Value, may: &[&str]| {
+            let values = DerivedParameters([(name("hosts"), hosts), (name("role"), "web".into())].into());
+            let may = may.iter().map(|text| name(text)).collect();
+            step(templates)
+                .render(&values, &may)
+                .map(|argv| argv.arguments().to_vec())
+                .map_err(|invalid| invalid.reason)
+        };
+        let hosts = || list(&["a b", "{role}", ""]);
+        assert_eq!(
+            render(&["-I", "{hosts}", "{role}"], hosts(), &[]).unwrap(),
+            ["-I", "a b", "{role}", "", "web"]
+        );
+        assert_eq!(render(&["{hosts}{role}"], hosts(), &[]), Err(Reason::NotScalar));
+        assert_eq!(render(&["x{hosts}"], hosts(), &[]), Err(Reason::NotScalar));
+        assert_eq!(render(&["{hosts}"], list(&["a", "-x"]), &[]), Err(Reason::LeadingDash));
+        assert_eq!(render(&["{hosts}"], list(&["a", "-x"]), &["role"]), Err(Reason::LeadingDash));
+        assert_eq!(render(&["{hosts}"], list(&["a", "-x"]), &["hosts"]).unwrap(), ["a", "-x"]);
+        assert_eq!(render(&["{hosts}"], list(&["a", "b\0"]), &[]), Err(Reason::Nul));
+        let many = list(&vec!["x"; MOST_ARGUMENTS]);
+        assert!(render(&["{hosts}"], many.clone(), &[]).is_ok());
+        assert_eq!(render(&["{hosts}", "y"], many, &[]), Err(Reason::TooMany));
+        let values = DerivedParameters([(name("hosts"), list(&["a"]))].into());
+        assert!(Template::parse("{hosts}").unwrap().render(&values).is_err(), "a lock is one text");
     }
 
     #[test]

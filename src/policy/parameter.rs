@@ -9,7 +9,7 @@ use regex::Regex;
 
 use crate::domain::extension::Oid;
 use crate::domain::name::ParameterName;
-use crate::domain::parameters::{DerivedParameters, RawParameters};
+use crate::domain::parameters::{DerivedParameters, RawParameters, Value};
 
 /// All parameters of a route.
 #[derive(Debug, Default)]
@@ -23,9 +23,22 @@ pub(super) struct Parameter {
     /// Bytes of the raw value.
     pub(super) max_length: usize,
     /// Stands in for a raw value that was not given, and is judged like one.
-    pub(super) default: Option<String>,
+    pub(super) default: Option<Value>,
     pub(super) replace: BTreeMap<char, char>,
     pub(super) leading_dash: bool,
+    pub(super) shape: Shape,
+}
+
+/// Whether a parameter is one value or several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One.
+    Text,
+    /// At least one, and at most so many; each is judged like a value of its own.
+    List {
+        /// How many.
+        most: usize,
+    },
 }
 
 /// Which values are accepted.
@@ -98,6 +111,15 @@ pub enum Reason {
     /// It is a list, an object or null.
     #[error("is not a string, number or boolean")]
     NotScalar,
+    /// It is no list of strings, numbers and booleans.
+    #[error("is not a list of strings, numbers or booleans")]
+    NotAList,
+    /// It is a list without anything in it.
+    #[error("is an empty list")]
+    Empty,
+    /// It is longer than `max_items`, or makes more arguments than one command takes.
+    #[error("has too many items")]
+    TooMany,
     /// Its bytes are no text, or hold the character that stands in for such bytes.
     #[error("is not UTF-8 text")]
     NotUtf8,
@@ -115,14 +137,18 @@ impl Parameters {
         self.0.iter().map(|(name, parameter)| (name, &parameter.from))
     }
 
+    /// Whether each declared parameter is one value or several.
+    pub fn shapes(&self) -> impl Iterator<Item = (&ParameterName, Shape)> {
+        self.0.iter().map(|(name, parameter)| (name, parameter.shape))
+    }
+
     /// Turns raw values into derived ones, one for each declared parameter; values of others are left out.
     ///
     /// # Errors
     /// The first parameter that is missing or not accepted.
     pub fn accept(&self, raw: &RawParameters) -> Result<DerivedParameters, Invalid> {
         let accept = |(name, parameter): (&ParameterName, &Parameter)| {
-            let given = raw.0.get(name).map(String::as_str);
-            let derived = parameter.accept(given);
+            let derived = parameter.accept(raw.0.get(name));
             derived
                 .map(|value| (name.clone(), value))
                 .map_err(|reason| Invalid { parameter: name.clone(), reason })
@@ -133,8 +159,21 @@ impl Parameters {
 
 impl Parameter {
     /// The derived value of a raw one.
-    pub(super) fn accept(&self, given: Option<&str>) -> Result<String, Reason> {
-        let raw = given.or(self.default.as_deref()).ok_or(Reason::Missing)?;
+    pub(super) fn accept(&self, given: Option<&Value>) -> Result<Value, Reason> {
+        match (self.shape, given.or(self.default.as_ref()).ok_or(Reason::Missing)?) {
+            (Shape::Text, Value::Text(raw)) => self.derive(raw).map(Value::Text),
+            (Shape::Text, Value::List(_)) => Err(Reason::NotScalar),
+            (Shape::List { .. }, Value::Text(_)) => Err(Reason::NotAList),
+            // A command that is told nothing to act on may act on everything.
+            (Shape::List { .. }, Value::List(items)) if items.is_empty() => Err(Reason::Empty),
+            (Shape::List { most }, Value::List(items)) if items.len() > most => Err(Reason::TooMany),
+            (Shape::List { .. }, Value::List(items)) => {
+                items.iter().map(|raw| self.derive(raw)).collect::<Result<_, _>>().map(Value::List)
+            }
+        }
+    }
+
+    fn derive(&self, raw: &str) -> Result<String, Reason> {
         if raw.len() > self.max_length {
             return Err(Reason::TooLong);
         }
@@ -233,6 +272,15 @@ mod tests {
             default: None,
             replace: BTreeMap::new(),
             leading_dash: false,
+            shape: Shape::Text,
+        }
+    }
+
+    /// What a parameter makes of one text, or of none.
+    fn accept(parameter: &Parameter, given: Option<&str>) -> Result<String, Reason> {
+        match parameter.accept(given.map(Value::from).as_ref())? {
+            Value::Text(text) => Ok(text),
+            Value::List(items) => panic!("{items:?}"),
         }
     }
 
@@ -255,7 +303,7 @@ mod tests {
             ("refs/heads/(?<value>.+)", "main", None),
             ("(?<value>a)|b", "b", None),
         ] {
-            let accepted = parameter(pattern(text)).accept(Some(value));
+            let accepted = accept(&parameter(pattern(text)), Some(value));
             assert_eq!(accepted.ok().as_deref(), taken, "{text} {value:?}");
         }
     }
@@ -271,11 +319,11 @@ mod tests {
     fn an_integer_has_one_form() {
         let parameter = parameter(Accepts::Integer { min: -5, max: 100 });
         for good in ["0", "100", "-5", "7"] {
-            assert_eq!(parameter.accept(Some(good)).as_deref(), Ok(good));
+            assert_eq!(accept(&parameter, Some(good)).as_deref(), Ok(good));
         }
         for bad in ["", "+7", "07", "-0", "101", "-6", "7.0", "1e1", " 7", "0x7", "٧", "9223372036854775808"]
         {
-            assert_eq!(parameter.accept(Some(bad)), Err(Reason::NotAccepted), "{bad:?}");
+            assert_eq!(accept(&parameter, Some(bad)), Err(Reason::NotAccepted), "{bad:?}");
         }
     }
 
@@ -290,7 +338,7 @@ mod tests {
             (Some("äääääääääää"), Err(Reason::TooLong)),
             (None, Err(Reason::Missing)),
         ] {
-            assert_eq!(choice().accept(given).as_deref(), verdict.as_ref().map(|text| *text), "{given:?}");
+            assert_eq!(accept(&choice(), given).as_deref(), verdict.as_ref().map(|text| *text), "{given:?}");
         }
     }
 
@@ -298,18 +346,18 @@ mod tests {
     fn a_default_is_judged_like_a_value_and_given_values_win() {
         let with =
             |default: &str| Parameter { default: Some(default.into()), ..parameter(pattern("[a-z]+")) };
-        assert_eq!(with("web").accept(None).as_deref(), Ok("web"));
-        assert_eq!(with("web").accept(Some("db")).as_deref(), Ok("db"));
-        assert_eq!(with("web").accept(Some("")), Err(Reason::NotAccepted));
-        assert_eq!(with("WEB").accept(None), Err(Reason::NotAccepted));
+        assert_eq!(accept(&with("web"), None).as_deref(), Ok("web"));
+        assert_eq!(accept(&with("web"), Some("db")).as_deref(), Ok("db"));
+        assert_eq!(accept(&with("web"), Some("")), Err(Reason::NotAccepted));
+        assert_eq!(accept(&with("WEB"), None), Err(Reason::NotAccepted));
     }
 
     #[test]
     fn replacing_comes_after_the_match_and_happens_at_once() {
         let swap = BTreeMap::from([('a', 'b'), ('b', 'a'), ('/', '_')]);
         let parameter = Parameter { replace: swap, ..parameter(pattern("x:(?<value>[ab/]+)")) };
-        assert_eq!(parameter.accept(Some("x:ab/")).as_deref(), Ok("ba_"));
-        assert_eq!(parameter.accept(Some("x:_")), Err(Reason::NotAccepted));
+        assert_eq!(accept(&parameter, Some("x:ab/")).as_deref(), Ok("ba_"));
+        assert_eq!(accept(&parameter, Some("x:_")), Err(Reason::NotAccepted));
     }
 
     #[test]
@@ -317,12 +365,34 @@ mod tests {
         let name = |text: &str| ParameterName::parse(text).unwrap();
         let declared = Parameters(BTreeMap::from([(name("role"), parameter(pattern("[a-z]+")))]));
         let raw = |pairs: &[(&str, &str)]| {
-            RawParameters(pairs.iter().map(|(key, value)| (name(key), (*value).to_owned())).collect())
+            RawParameters(pairs.iter().map(|(key, value)| (name(key), (*value).into())).collect())
         };
         let derived = declared.accept(&raw(&[("role", "web"), ("extra", "x")])).unwrap();
-        assert_eq!(derived.0, BTreeMap::from([(name("role"), "web".to_owned())]));
+        assert_eq!(derived.0, BTreeMap::from([(name("role"), "web".into())]));
         let missing = Invalid { parameter: name("role"), reason: Reason::Missing };
         assert_eq!(declared.accept(&raw(&[("extra", "x")])), Err(missing));
+    }
+
+    #[test]
+    fn each_item_of_a_list_is_judged_like_a_value_and_a_list_has_bounds() {
+        let hosts =
+            || Parameter { shape: Shape::List { most: 3 }, ..parameter(pattern("h:(?<value>[a-z]+)")) };
+        let list = |items: &[&str]| Value::List(items.iter().map(|item| (*item).to_owned()).collect());
+        assert_eq!(hosts().accept(Some(&list(&["h:b", "h:a", "h:b"]))), Ok(list(&["b", "a", "b"])));
+        for (given, reason) in [
+            (None, Reason::Missing),
+            (Some("h:a".into()), Reason::NotAList),
+            (Some(list(&[])), Reason::Empty),
+            (Some(list(&["h:a"; 4])), Reason::TooMany),
+            (Some(list(&["h:a", "a"])), Reason::NotAccepted),
+            (Some(list(&["h:a", "h:a\0"])), Reason::Nul),
+            (Some(list(&["h:aaaaaaaaaaaaaaaaaaaaaaaaa"])), Reason::TooLong),
+        ] {
+            assert_eq!(hosts().accept(given.as_ref()), Err(reason), "{given:?}");
+        }
+        assert_eq!(parameter(pattern(".*")).accept(Some(&list(&["a"]))), Err(Reason::NotScalar));
+        let with_default = Parameter { default: Some(list(&["h:x"])), ..hosts() };
+        assert_eq!(with_default.accept(None), Ok(list(&["x"])));
     }
 
     #[test]
@@ -359,16 +429,16 @@ mod tests {
         fn accepting_never_panics(text in any::<String>(), value in any::<String>()) {
             let _ = From::pointer(&text);
             if let Ok(pattern) = Pattern::compile(&text) {
-                let _ = parameter(Accepts::Pattern(pattern)).accept(Some(&value));
+                let _ = accept(&parameter(Accepts::Pattern(pattern)), Some(&value));
             }
-            let _ = parameter(Accepts::Integer { min: i64::MIN, max: i64::MAX }).accept(Some(&value));
+            let _ = accept(&parameter(Accepts::Integer { min: i64::MIN, max: i64::MAX }), Some(&value));
         }
 
         #[test]
         fn every_integer_in_range_is_accepted_and_no_other(number in any::<i64>(), min in any::<i64>(), max in any::<i64>()) {
             let parameter = parameter(Accepts::Integer { min, max });
             let text = number.to_string();
-            let accepted = parameter.accept(Some(&text)).is_ok();
+            let accepted = accept(&parameter, Some(&text)).is_ok();
             prop_assert_eq!(accepted, min <= number && number <= max);
         }
     }

@@ -212,7 +212,7 @@ mod tests {
     }
 
     fn derived(pairs: &[(&str, &str)]) -> DerivedParameters {
-        let pair = |(name, value): &(&str, &str)| (ParameterName::parse(name).unwrap(), (*value).to_owned());
+        let pair = |(name, value): &(&str, &str)| (ParameterName::parse(name).unwrap(), (*value).into());
         DerivedParameters(pairs.iter().map(pair).collect())
     }
 

@@ -13,7 +13,7 @@ use crate::domain::anchor::Anchor;
 use crate::domain::identity::{Identity, Proofs};
 use crate::domain::job::{JobId, JobView, State};
 use crate::domain::name::ParameterName;
-use crate::domain::parameters::RawParameters;
+use crate::domain::parameters::{RawParameters, Value};
 
 /// What workers answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,7 +77,7 @@ struct Asker {
     identity: Identity,
     proofs: Shown,
     #[serde(deserialize_with = "distinct")]
-    parameters: BTreeMap<ParameterName, String>,
+    parameters: BTreeMap<ParameterName, Value>,
 }
 
 impl Answer {

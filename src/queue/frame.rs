@@ -126,7 +126,7 @@ mod tests {
     use crate::domain::identity::{Certificate, Identity, Proofs};
     use crate::domain::job::JobId;
     use crate::domain::name::{KeyName, ParameterName, RouteName};
-    use crate::domain::parameters::RawParameters;
+    use crate::domain::parameters::{RawParameters, Value};
     use crate::domain::submission::{Message, MessageId, Submission};
 
     fn submissions() -> impl Strategy<Value = Submission> {
@@ -145,9 +145,11 @@ mod tests {
                 Proofs { certificate, key: key.then(|| KeyName::parse("jenkins").unwrap()), source }
             });
         let message = proptest::option::of((text, any::<[u8; 32]>(), proptest::option::of(time()), time()));
-        let parameters = proptest::collection::btree_map("[a-z]{1,5}", any::<String>(), 0..4);
+        let list = proptest::collection::vec(any::<String>(), 0..3);
+        let value = prop_oneof![any::<String>().prop_map(Value::Text), list.prop_map(Value::List)];
+        let parameters = proptest::collection::btree_map("[a-z]{1,5}", value, 0..4);
         (parameters, proofs, message, time(), text).prop_map(|(parameters, proofs, message, at, certname)| {
-            let name = |(name, value): (String, String)| (ParameterName::parse(&name).unwrap(), value);
+            let name = |(name, value): (String, Value)| (ParameterName::parse(&name).unwrap(), value);
             Submission {
                 route: RouteName::parse("kick").unwrap(),
                 parameters: RawParameters(parameters.into_iter().map(name).collect()),

@@ -16,7 +16,7 @@ use crate::domain::extension::Oid;
 use crate::domain::identity::{Certificate, Identity, Proofs};
 use crate::domain::job::JobId;
 use crate::domain::name::{KeyName, ParameterName, RouteName};
-use crate::domain::parameters::RawParameters;
+use crate::domain::parameters::{RawParameters, Value};
 use crate::domain::submission::{Message, MessageId, Submission};
 
 /// What a gate asks.
@@ -39,7 +39,7 @@ pub enum Question {
 pub struct Request {
     route: RouteName,
     #[serde(deserialize_with = "distinct")]
-    parameters: BTreeMap<ParameterName, String>,
+    parameters: BTreeMap<ParameterName, Value>,
     identity: Identity,
     proofs: Shown,
     message: Option<Id>,

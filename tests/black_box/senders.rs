@@ -279,3 +279,46 @@ fn headers_that_conditions_use_must_be_covered_by_a_signature_over_the_request()
     assert!(event("pull", false).is_wall());
     assert_eq!(gateway.send(&gateway.post("/x", "{}").request()).json()["state"], "ignored");
 }
+
+#[test]
+fn i3_a_list_becomes_as_many_arguments_as_it_has_items() {
+    let site = site();
+    site.route(
+        "drain",
+        "method = \"POST\"\npath = \"/drain\"\n[[allow]]\nkey = [\"gitea\"]\n\
+         [parameters]\nhosts = { from = \"body:/hosts\", list = true, max_items = 3, pattern = \".*\", replace = { \"/\" = \"_\" } }\n\
+         [run]\nsteps = [[\"/usr/bin/printf\", \"<%s>\", \"{hosts}\", \"end\"]]\nrespond = \"result\"\ncoalesce = true\n",
+    );
+    let gateway = site.serve();
+    let send = |body: &str| {
+        ask(&gateway, "/drain", &[("X-Gitea-Signature", &hex(FORGE, body.as_bytes()))], body.as_bytes())
+    };
+    for (hosts, output) in [
+        (json!(["a b", "{hosts}", "$(id)"]), "<a b><{hosts}><$(id)><end>"),
+        (json!(["a/b"]), "<a_b><end>"),
+        (json!(["", 1, true]), "<><1><true><end>"),
+    ] {
+        let done = send(&json!({"hosts": hosts}).to_string());
+        assert_eq!((done.status, &done.json()["steps"][0]["output"]), (200, &json!(output)), "{done:?}");
+        let text =
+            |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let raw: Vec<_> = hosts.as_array().unwrap().iter().map(text).collect();
+        assert_eq!(done.json()["parameters"], json!({"hosts": raw}));
+    }
+    for hosts in [
+        json!([]),
+        json!(["a", "b", "c", "d"]),
+        json!("a"),
+        json!([["a"]]),
+        json!([null]),
+        json!(["a", "-x"]),
+        json!(["a\u{0}"]),
+    ] {
+        let refused = send(&json!({"hosts": hosts}).to_string());
+        assert_eq!((refused.status, &refused.json()["parameter"]), (400, &json!("hosts")), "{hosts}");
+    }
+    gateway.stop();
+    // What was accepted is on record, and read back as it was.
+    let audit = std::fs::read_to_string(site.path("audit.jsonl")).unwrap();
+    assert!(audit.contains(r#""parameters":{"hosts":["a/b"]}"#), "{audit}");
+}

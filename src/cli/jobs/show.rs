@@ -112,7 +112,7 @@ impl Look {
         }
         for (index, (name, value)) in parameters.0.iter().enumerate() {
             let heading = if index == 0 { "parameters" } else { "" };
-            line(heading, &format!("{name} = {}", printable(value, false)))?;
+            line(heading, &format!("{name} = {}", printable(&value.to_string(), false)))?;
         }
         for (index, step) in steps.iter().enumerate() {
             line(&format!("step {}", index + 1), &ended(step))?;

@@ -1,13 +1,15 @@
 //! `[parameters]`: where values come from and which are accepted.
 //! Sees no request; `policy::parameter` judges their values.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::source::Sources;
 use super::{Decoded, Table, Value};
+use crate::domain::argv::MOST_ARGUMENTS;
 use crate::domain::name::ParameterName;
+use crate::domain::parameters::Value as Given;
 use crate::policy::diagnostic::Finding;
-use crate::policy::parameter::{Accepts, Parameter, Parameters, Pattern};
+use crate::policy::parameter::{Accepts, From, Parameter, Parameters, Pattern, Shape};
 use crate::policy::units;
 
 /// Bytes of a raw value where the policy does not say.
@@ -15,14 +17,18 @@ const MAX_LENGTH: usize = 256;
 /// Most that `max_length` can be: half of what Linux takes as one argument (`MAX_ARG_STRLEN`).
 const LONGEST: usize = 64 << 10;
 
-/// The names of declared parameters, valid or not; `None` when they cannot be told.
-pub(super) fn names(top: &mut Table<'_>) -> Option<BTreeSet<ParameterName>> {
+/// Items of a list where the policy does not say.
+const MAX_ITEMS: usize = 16;
+
+/// Declared parameters, valid or not, as if none were a list; `None` when they cannot be told.
+pub(super) fn names(top: &mut Table<'_>) -> Option<BTreeMap<ParameterName, Shape>> {
     if !top.has("parameters") {
-        return Some(BTreeSet::new());
+        return Some(BTreeMap::new());
     }
     let value = top.optional("parameters", Ok).ok().flatten().filter(|value| value.is_table())?;
     let names = value.table("`[parameters]`", |table| {
-        Ok(table.take_all().iter().filter_map(|(text, _, _)| ParameterName::parse(text).ok()).collect())
+        let names = table.take_all().into_iter().filter_map(|(text, _, _)| ParameterName::parse(text).ok());
+        Ok(names.map(|name| (name, Shape::Text)).collect())
     });
     names.ok()
 }
@@ -53,6 +59,8 @@ fn parameter(table: &mut Table<'_>, sources: &mut Sources) -> Decoded<Parameter>
     let default = table.optional("default", Ok);
     let replace = table.or("replace", BTreeMap::new(), |value| value.table("`replace`", replace));
     let leading_dash = table.or("leading_dash", false, Value::flag);
+    let is_list = table.or("list", false, Value::flag);
+    let max_items = table.optional("max_items", |value| value.number(1..=MOST_ARGUMENTS));
     let given: Vec<&str> =
         ["pattern", "one_of", "integer"].into_iter().filter(|key| table.has(key)).collect();
     if given.len() != 1 {
@@ -67,17 +75,32 @@ fn parameter(table: &mut Table<'_>, sources: &mut Sources) -> Decoded<Parameter>
     let accepts = pattern?.or(one_of?).or(integer?);
     let (from, default) = (from?, default?);
     let (max_length, replace, leading_dash) = (max_length?, replace?, leading_dash?);
+    let shape = shape(table, &from, is_list?, max_items?)?;
     // One of the three was given, and an error in it has ended this already.
     let accepts = accepts.unwrap_or(Accepts::OneOf(Vec::new()));
-    let mut parameter = Parameter { from, accepts, max_length, default: None, replace, leading_dash };
+    let mut parameter = Parameter { from, accepts, max_length, default: None, replace, leading_dash, shape };
     if let Some(value) = default {
-        let text = value.scalar()?;
-        if let Err(reason) = parameter.accept(Some(&text)) {
+        let given = match shape {
+            Shape::Text => Given::Text(value.scalar()?),
+            Shape::List { .. } => Given::List(value.list(Value::scalar)?),
+        };
+        if let Err(reason) = parameter.accept(Some(&given)) {
             return Err(value.refuse(format!("the default {reason}")));
         }
-        parameter.default = Some(text);
+        parameter.default = Some(given);
     }
     Ok(parameter)
+}
+
+fn shape(table: &Table<'_>, from: &From, is_list: bool, max_items: Option<usize>) -> Decoded<Shape> {
+    let refuse =
+        |key: &str, message: &str| Err(table.page().report(Finding::error(table.place_of(key), message)));
+    match (is_list, from, max_items) {
+        (false, _, None) => Ok(Shape::Text),
+        (false, _, Some(_)) => refuse("max_items", "`max_items` without `list = true`"),
+        (true, From::Body(_), most) => Ok(Shape::List { most: most.unwrap_or(MAX_ITEMS) }),
+        (true, ..) => refuse("from", "`from`: a list is a JSON array, and comes from `body:`"),
+    }
 }
 
 pub(super) fn pattern(value: Value<'_>) -> Decoded<Pattern> {
@@ -131,7 +154,6 @@ fn single(text: &str) -> Option<char> {
 mod tests {
     use super::*;
     use crate::domain::extension::Oid;
-    use crate::policy::parameter::From;
     use crate::policy::tests::{GATEWAY, ROUTE, compile, findings};
 
     fn route(parameter: &str) -> String {
@@ -229,7 +251,27 @@ mod tests {
                 format!("{ok}one_of = [\"x\"], leading_dash = \"yes\""),
                 "`leading_dash`: takes `true` or `false`, not a string",
             ),
-            (format!("{ok}one_of = [\"x\"], list = true"), "unknown key `list` in the parameter `p`"),
+            (format!("{ok}one_of = [\"x\"], max_items = 3"), "`max_items` without `list = true`"),
+            (
+                format!("{ok}one_of = [\"x\"], list = true, max_items = 0"),
+                "`max_items`: a whole number from 1 to 256",
+            ),
+            (
+                "from = \"query:p\", one_of = [\"x\"], list = true".into(),
+                "`from`: a list is a JSON array, and comes from `body:`",
+            ),
+            (
+                format!("{ok}one_of = [\"x\"], list = true, default = \"x\""),
+                "`default`: takes a list, not a string",
+            ),
+            (
+                format!("{ok}one_of = [\"x\"], list = true, default = [\"x\", \"y\"]"),
+                "`default`: the default is not one of the values that this route takes",
+            ),
+            (
+                format!("{ok}one_of = [\"x\"], list = true, max_items = 1, default = [\"x\", \"x\"]"),
+                "`default`: the default has too many items",
+            ),
             (format!("{ok}one_of = [\"x\"], type = \"x\""), "unknown key `type` in the parameter `p`"),
         ] {
             assert_eq!(findings(GATEWAY, &[("r", &route(&text))]), [finding], "{text}");
@@ -256,10 +298,10 @@ mod tests {
     fn declarations_do_what_they_say() {
         let name = ParameterName::parse("p").unwrap();
         let derive = |declaration: &str, given: Option<&str>| {
-            let raw = given.map(|given| (name.clone(), given.to_owned())).into_iter().collect();
+            let raw = given.map(|given| (name.clone(), given.into())).into_iter().collect();
             let derived = accept(&format!("from = \"body:/p\", {declaration}"))
                 .accept(&crate::domain::parameters::RawParameters(raw));
-            derived.ok().map(|derived| derived.0[&name].clone())
+            derived.ok().map(|derived| derived.0[&name].to_string())
         };
         for (declaration, given, value) in [
             ("pattern = \"[a-z]+\"", Some("web"), Some("web")),
@@ -274,6 +316,7 @@ mod tests {
             ("pattern = \".*\", max_length = 3", Some("abcd"), None),
             ("pattern = \".*\", max_length = \"1KiB\"", Some("abcd"), Some("abcd")),
             ("pattern = \".*\"", None, None),
+            ("one_of = [\"a\", \"5\"], list = true, default = [\"a\", 5]", None, Some("[a, 5]")),
         ] {
             assert_eq!(derive(declaration, given).as_deref(), value, "{declaration} {given:?}");
         }

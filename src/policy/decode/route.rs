@@ -57,12 +57,17 @@ pub(in crate::policy) fn decode(
         let allow = allow(top, known);
         let rate = top.optional("rate", |value| value.table("`[rate]`", rate));
         let when = top.or("when", Vec::new(), |value| when::decode(value, &mut sources));
-        let names = parameters::names(top);
+        let mut declared = parameters::names(top);
         let parameters = top.table_or_defaults("parameters", "`[parameters]`", |table| {
             parameters::decode(table, &mut sources)
         });
+        if let (Some(declared), Ok(parameters)) = (&mut declared, &parameters) {
+            declared.extend(parameters.shapes().map(|(name, shape)| (name.clone(), shape)));
+        }
         let run = top.required("run", |value| {
-            value.table("`[run]`", |table| run::decode(table, stem, names.as_ref(), files, &mut outline.lock))
+            value.table("`[run]`", |table| {
+                run::decode(table, stem, declared.as_ref(), files, &mut outline.lock)
+            })
         });
         let route = Route {
             name: name?,
@@ -521,7 +526,7 @@ timeout = "10 minutes"
            |                               ^^^^^^
            |
            = help: did you mean `pattern`?
-           = help: allowed here: from, pattern, one_of, integer, max_length, default, replace, leading_dash
+           = help: allowed here: from, pattern, one_of, integer, max_length, default, replace, leading_dash, list, max_items
 
         error: `steps`: the program is an absolute path without `.`, `..` or empty parts, such as `/usr/bin/mco`
           --> /policy/routes/promote.toml:13:11

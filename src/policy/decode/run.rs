@@ -16,6 +16,7 @@ use crate::policy::diagnostic::{Finding, Place};
 use crate::policy::files::Files;
 use crate::policy::nearest::nearest;
 use crate::policy::opening::ProgramProblem;
+use crate::policy::parameter::Shape;
 use crate::policy::route::{Privileges, Respond, Retry, Run};
 use crate::policy::units;
 
@@ -27,7 +28,7 @@ const SHELLS: [&str; 12] =
     ["sh", "bash", "rbash", "dash", "ash", "zsh", "ksh", "mksh", "fish", "csh", "tcsh", "busybox"];
 
 /// What a placeholder may name; `None` when the declarations cannot be told.
-type Declared<'a> = Option<&'a BTreeSet<ParameterName>>;
+type Declared<'a> = Option<&'a BTreeMap<ParameterName, Shape>>;
 
 pub(super) fn decode(
     table: &mut Table<'_>,
@@ -107,10 +108,17 @@ fn step(value: Value<'_>, declared: Declared<'_>, files: &Files) -> Decoded<Step
             known_program = Some(program);
             program.map(drop)
         } else {
-            template(value, declared).map(|template| arguments.push(template))
+            argument(value, declared).map(|template| arguments.push(template))
         }
     });
     elements?;
+    let most: usize =
+        arguments.iter().map(|template| template.alone().map_or(1, |name| most(name, declared))).sum();
+    if arguments.len() <= MOST_ARGUMENTS && most > MOST_ARGUMENTS {
+        return Err(value.refuse(format!(
+            "up to {most} arguments with all their lists at their longest, and a command takes {MOST_ARGUMENTS}: lower `max_items`"
+        )));
+    }
     match known_program {
         Some(Ok(program)) => StepTemplate::new(program, arguments).map_err(|error| value.refuse(error)),
         Some(Err(reported)) => Err(reported),
@@ -168,6 +176,14 @@ fn working_directory(value: Value<'_>, files: &Files) -> Decoded<PathBuf> {
     }
 }
 
+/// How many arguments a placeholder that stands alone becomes at most.
+fn most(name: &ParameterName, declared: Declared<'_>) -> usize {
+    match declared.and_then(|declared| declared.get(name)) {
+        Some(Shape::List { most }) => *most,
+        Some(Shape::Text) | None => 1,
+    }
+}
+
 fn template(value: Value<'_>, declared: Declared<'_>) -> Decoded<Template> {
     let template = Template::parse(value.text()?).map_err(|error| {
         let finding = Finding::error(value.part(error.at.clone()), error.to_string());
@@ -177,9 +193,9 @@ fn template(value: Value<'_>, declared: Declared<'_>) -> Decoded<Template> {
         return Ok(template);
     };
     let mut reported = None;
-    for name in template.placeholders().filter(|name| !declared.contains(*name)) {
+    for name in template.placeholders().filter(|name| !declared.contains_key(*name)) {
         let finding = value.finding(format!("`{{{name}}}` is not declared in `[parameters]`"));
-        let finding = match nearest(name.as_str(), declared.iter().map(ParameterName::as_str)) {
+        let finding = match nearest(name.as_str(), declared.keys().map(ParameterName::as_str)) {
             Some(meant) => finding.help(format!("did you mean `{{{meant}}}`?")),
             None => finding.help("declare it, or write `{{` and `}}` for braces"),
         };
@@ -188,11 +204,41 @@ fn template(value: Value<'_>, declared: Declared<'_>) -> Decoded<Template> {
     reported.map_or(Ok(template), Err)
 }
 
+/// An argument: a list's placeholder stands alone in it, or not at all.
+fn argument(value: Value<'_>, declared: Declared<'_>) -> Decoded<Template> {
+    let template = template(value, declared)?;
+    match template.alone() {
+        Some(_) => Ok(template),
+        None => without_lists(
+            value,
+            template,
+            declared,
+            "it becomes several arguments, so it stands alone in its own",
+        ),
+    }
+}
+
 fn lock(value: Value<'_>, declared: Declared<'_>) -> Decoded<Template> {
     if value.text()?.is_empty() {
         return Err(value.refuse("a lock has a name"));
     }
-    template(value, declared)
+    let template = template(value, declared)?;
+    without_lists(value, template, declared, "a lock has one name")
+}
+
+fn without_lists(
+    value: Value<'_>,
+    template: Template,
+    declared: Declared<'_>,
+    why: &str,
+) -> Decoded<Template> {
+    let is_list = |name: &&ParameterName| {
+        matches!(declared.and_then(|declared| declared.get(*name)), Some(Shape::List { .. }))
+    };
+    if let Some(name) = template.placeholders().find(is_list) {
+        return Err(value.refuse(format!("`{{{name}}}` is a list: {why}")));
+    }
+    Ok(template)
 }
 
 fn env(table: &mut Table<'_>) -> Decoded<BTreeMap<String, String>> {
@@ -259,6 +305,41 @@ mod tests {
         }
         let many = format!("[[\"/bin/a\"{}]]", ", \"x\"".repeat(MOST_ARGUMENTS + 1));
         assert_eq!(findings(GATEWAY, &[("r", &with_steps(&many))]), ["`steps`: more than 256 arguments"]);
+    }
+
+    #[test]
+    fn a_list_stands_alone_and_fits_into_one_command() {
+        let found = |run: &str, most: usize| {
+            let list = format!(
+                "[parameters]\nhosts = {{ from = \"body:/hosts\", one_of = [\"x\"], list = true, max_items = {most} }}\n[run]"
+            );
+            findings(
+                GATEWAY,
+                &[("r", &ROUTE.replace("[run]", &list).replace("steps = [[\"/bin/a\", \"x\"]]", run))],
+            )
+        };
+        let alone =
+            "`steps`: `{hosts}` is a list: it becomes several arguments, so it stands alone in its own";
+        for (run, most, finding) in [
+            ("steps = [[\"/bin/a\", \"-I\", \"{hosts}\"]]", 16, None),
+            ("steps = [[\"/bin/a\", \"{hosts}\"]]", 256, None),
+            ("steps = [[\"/bin/a\", \"x{hosts}\"]]", 16, Some(alone)),
+            ("steps = [[\"/bin/a\", \"{hosts}{hosts}\"]]", 16, Some(alone)),
+            (
+                "steps = [[\"/bin/a\"]]\nlock = \"{hosts}\"",
+                16,
+                Some("`lock`: `{hosts}` is a list: a lock has one name"),
+            ),
+            (
+                "steps = [[\"/bin/a\", \"{hosts}\", \"{hosts}\"]]",
+                129,
+                Some(
+                    "`steps`: up to 258 arguments with all their lists at their longest, and a command takes 256: lower `max_items`",
+                ),
+            ),
+        ] {
+            assert_eq!(found(run, most), Vec::from_iter(finding), "{run}");
+        }
     }
 
     #[test]
