@@ -13,6 +13,7 @@ pub mod certs;
 pub mod check;
 pub mod client;
 pub mod demo;
+pub mod explain;
 mod findings;
 pub mod jobs;
 pub mod log;
@@ -51,6 +52,8 @@ enum Command {
     Work(work::Args),
     /// Check a policy: all errors and warnings at once
     Check(check::Args),
+    /// Explain what each guard would say of a request, and what would run
+    Explain(explain::Args),
     /// Send a request, signed or with a client certificate
     Call(call::Args),
     /// Print the headers that sign a request, for curl
@@ -75,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Work(args) => work::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Call(args) => call::run(&args),
         Command::Sign(args) => sign::run(&args),
         Command::Jobs(args) => jobs::run(&args),

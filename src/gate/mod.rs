@@ -24,6 +24,7 @@ mod body;
 mod counters;
 mod dispatch;
 mod entrance;
+pub mod explain;
 mod extract;
 mod form;
 mod guard;

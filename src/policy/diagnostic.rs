@@ -28,6 +28,15 @@ pub struct Place {
     pub(super) span: Range<usize>,
 }
 
+/// File and line, as `check` shows them.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let before = self.source.text.get(..self.span.start).unwrap_or_default();
+        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        write!(f, "{}:{line}", self.source.path.display())
+    }
+}
+
 /// One error or warning.
 #[derive(Clone, Debug)]
 pub(super) struct Finding {

@@ -154,7 +154,7 @@ impl Route {
     #[must_use]
     pub fn authorize(&self, proofs: &Proofs) -> Option<Authorized> {
         let picks = |(index, rule): (usize, &Rule)| {
-            rule.holds(proofs).map(|identity| Authorized { identity, rule: index + 1 })
+            rule.judge(proofs).ok().map(|identity| Authorized { identity, rule: index + 1 })
         };
         self.allow.iter().enumerate().find_map(picks)
     }

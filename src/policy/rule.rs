@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
+use super::diagnostic::Place;
 use crate::domain::extension::Oid;
 use crate::domain::identity::{Certificate, Identity, Proofs};
 use crate::domain::name::KeyName;
@@ -16,6 +17,28 @@ pub struct Rule {
     pub(super) identity: IdentityCondition,
     /// One of them holds the request's source; none: any source.
     pub(super) networks: Option<Vec<IpNet>>,
+    /// Where the policy says it.
+    pub(super) place: Place,
+}
+
+/// The first condition of a rule that does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unmet {
+    /// `networks`
+    #[error("the address is in none of its networks")]
+    Network,
+    /// `key`
+    #[error("none of its keys has signed")]
+    Key,
+    /// `certname` or `extensions`, and there is no certificate to ask.
+    #[error("it asks for a certificate, and none was verified")]
+    NoCertificate,
+    /// `certname`
+    #[error("the certificate's name is none of its certnames")]
+    Certname,
+    /// `extensions`
+    #[error("the certificate's extensions are not what it asks for")]
+    Extensions,
 }
 
 /// What proves who the request is from.
@@ -49,12 +72,20 @@ pub(super) struct NotACertnamePattern;
 
 impl Rule {
     /// The identity this rule picks, if all its conditions hold.
-    #[must_use]
-    pub fn holds(&self, proofs: &Proofs) -> Option<Identity> {
+    ///
+    /// # Errors
+    /// The first condition that does not hold.
+    pub fn judge(&self, proofs: &Proofs) -> Result<Identity, Unmet> {
         let source = proofs.source.to_canonical();
         let near =
             self.networks.as_ref().is_none_or(|networks| networks.iter().any(|net| net.contains(&source)));
-        if near { self.identity.proven(proofs) } else { None }
+        if near { self.identity.proven(proofs) } else { Err(Unmet::Network) }
+    }
+
+    /// Where the policy says it.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The keys of which one must have signed; none where a certificate is the identity.
@@ -68,24 +99,27 @@ impl Rule {
 }
 
 impl IdentityCondition {
-    fn proven(&self, proofs: &Proofs) -> Option<Identity> {
-        let certificate = proofs.certificate.as_deref();
+    fn proven(&self, proofs: &Proofs) -> Result<Identity, Unmet> {
+        let certificate = || proofs.certificate.as_deref().ok_or(Unmet::NoCertificate);
         match self {
             Self::Key { keys, certificate: wanted } => {
-                let key = proofs.key.as_ref().filter(|key| keys.contains(key))?;
-                let shown = wanted.as_ref().is_none_or(|wanted| certificate.is_some_and(|c| wanted.holds(c)));
-                shown.then(|| Identity::Key(key.clone()))
+                let key = proofs.key.as_ref().filter(|key| keys.contains(key)).ok_or(Unmet::Key)?;
+                if let Some(wanted) = wanted {
+                    wanted.judge(certificate()?)?;
+                }
+                Ok(Identity::Key(key.clone()))
             }
             Self::Certificate(wanted) => {
-                let certificate = certificate.filter(|certificate| wanted.holds(certificate))?;
-                Some(Identity::Certname(certificate.certname.clone()))
+                let certificate = certificate()?;
+                wanted.judge(certificate)?;
+                Ok(Identity::Certname(certificate.certname.clone()))
             }
         }
     }
 }
 
 impl CertificateCondition {
-    fn holds(&self, certificate: &Certificate) -> bool {
+    fn judge(&self, certificate: &Certificate) -> Result<(), Unmet> {
         let named = self.certnames.is_empty()
             || self.certnames.iter().any(|pattern| pattern.matches(&certificate.certname));
         let extended = self
@@ -93,7 +127,11 @@ impl CertificateCondition {
             .iter()
             .all(|(oid, values)| certificate.extensions.get(oid).is_some_and(|shown| values.contains(shown)));
         let says_something = !self.certnames.is_empty() || !self.extensions.is_empty();
-        says_something && named && extended
+        match (says_something && named, extended) {
+            (false, _) => Err(Unmet::Certname),
+            (true, false) => Err(Unmet::Extensions),
+            (true, true) => Ok(()),
+        }
     }
 }
 
@@ -166,7 +204,15 @@ mod tests {
 
     fn rule(identity: IdentityCondition, networks: &[&str]) -> Rule {
         let networks: Vec<IpNet> = networks.iter().map(|text| text.parse().unwrap()).collect();
-        Rule { identity, networks: if networks.is_empty() { None } else { Some(networks) } }
+        Rule { identity, networks: if networks.is_empty() { None } else { Some(networks) }, place: nowhere() }
+    }
+
+    fn nowhere() -> Place {
+        let source = crate::policy::diagnostic::SourceText {
+            path: "/policy/routes/r.toml".into(),
+            text: String::new(),
+        };
+        Place { source: Arc::new(source), span: 0..0 }
     }
 
     #[test]
@@ -227,7 +273,7 @@ mod tests {
             (proofs(certificate("ci-1.x", &[("pp_auth_role", "web")]), Some("jenkins"), "10.1.2.3"), None),
             (proofs(certificate("ci-1.y", &[("pp_auth_role", "admin")]), Some("jenkins"), "10.1.2.3"), None),
         ] {
-            assert_eq!(both.holds(&proofs), picked, "{proofs:?}");
+            assert_eq!(both.judge(&proofs).ok(), picked, "{proofs:?}");
         }
     }
 
@@ -236,15 +282,15 @@ mod tests {
         let rule = rule(IdentityCondition::Certificate(asks(&[], &[("pp_auth_role", &["web"])])), &[]);
         assert!(rule.keys().is_empty());
         let shown = certificate("node.x", &[("pp_auth_role", "web")]);
-        let picked = rule.holds(&proofs(shown, Some("jenkins"), "192.0.2.1"));
+        let picked = rule.judge(&proofs(shown, Some("jenkins"), "192.0.2.1")).ok();
         assert_eq!(picked, Some(Identity::Certname("node.x".into())));
-        assert_eq!(rule.holds(&proofs(None, Some("jenkins"), "192.0.2.1")), None);
+        assert_eq!(rule.judge(&proofs(None, Some("jenkins"), "192.0.2.1")), Err(Unmet::NoCertificate));
     }
 
     #[test]
     fn i1_fail_closed_when_a_rule_asks_nothing_of_a_certificate() {
         let empty = rule(IdentityCondition::Certificate(CertificateCondition::default()), &[]);
-        assert_eq!(empty.holds(&proofs(certificate("node.x", &[]), None, "192.0.2.1")), None);
+        assert_eq!(empty.judge(&proofs(certificate("node.x", &[]), None, "192.0.2.1")), Err(Unmet::Certname));
     }
 
     proptest! {

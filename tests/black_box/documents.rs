@@ -45,6 +45,7 @@ fn the_readmes_first_policy_works_as_written() {
     let written = run(&lines.replace(":8443", &format!(":{}", free_port())), dir.path());
     assert!(written.contains(WALL), "{written}");
     assert!(written.contains("Hello, Gandalf\n"), "{written}");
+    assert!(written.contains("It would be accepted") && written.contains("greet.toml:4"), "{written}");
     assert!(written.contains("policy: valid; routes: 1, keys: 1"), "{written}");
     assert!(written.contains("succeeded") && written.contains("audit.jsonl: whole"), "{written}");
 }

@@ -14,6 +14,7 @@ mod coalesce;
 mod command_line;
 mod documents;
 mod durable;
+mod explain;
 mod foreign;
 mod hygiene;
 mod lifecycle;

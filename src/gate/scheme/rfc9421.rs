@@ -62,6 +62,23 @@ impl Verifier {
         self.keys.keys()
     }
 
+    /// What a signature by this key would say, made now over all of a request that can be covered.
+    pub(super) fn assume(
+        &self,
+        key: &KeyName,
+        headers: &HeaderMap,
+        now: Timestamp,
+    ) -> Option<Result<Signed, Why>> {
+        let keep_until = self.keys.get(key)?.times.judge(Some(now), now);
+        Some(keep_until.map(|keep_until| Signed {
+            key: key.clone(),
+            id: Id::Nonce("the-senders-nonce".to_owned()),
+            created: Some(now),
+            keep_until,
+            covered: Covered::Request(headers.keys().map(|name| name.as_str().to_owned()).collect()),
+        }))
+    }
+
     /// Judges the signature of a request, if it carries one; `body` is `None` when it did not arrive whole.
     pub(super) fn verify(
         &self,

@@ -115,6 +115,25 @@ impl Verifier {
         bill.settle(body.unwrap_or_default());
         Verdicts(verdicts)
     }
+
+    /// What it would say of a request that is signed by this key, now, over all that the scheme covers; `None` when there
+    /// is no such key. To explain a policy: verifies nothing.
+    #[must_use]
+    pub fn assume(
+        &self,
+        key: &KeyName,
+        headers: &HeaderMap,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Option<Verdicts> {
+        let native = self.native.assume(key, headers, now);
+        let native = native.map(|outcome| Verdict { keys: Arc::clone(&self.native_keys), outcome });
+        let of_group = |group: &Group| {
+            let candidate = group.candidates.iter().find(|candidate| candidate.key == *key)?;
+            Some(Verdict { keys: Arc::clone(&group.names), outcome: candidate.assume(body, now) })
+        };
+        native.or_else(|| self.groups.iter().find_map(of_group)).map(|verdict| Verdicts(vec![verdict]))
+    }
 }
 
 impl Group {
@@ -180,6 +199,15 @@ impl Candidate {
         if is_made { Ok(()) } else { Err(Why::Unmatched(header.to_owned())) }
     }
 
+    fn assume(&self, body: &[u8], now: Timestamp) -> Result<Signed, Why> {
+        if body.is_empty() {
+            return Err(Why::NoBody);
+        }
+        let created = self.scheme.tells_the_time().then_some(now);
+        let id = self.scheme.numbers_messages().then(|| "the-senders-id".to_owned());
+        self.sign(Claim { proof: Proof::Token(Vec::new()), created, id }, now)
+    }
+
     fn sign(&self, claim: Claim, now: Timestamp) -> Result<Signed, Why> {
         let keep_until = self.times.judge(claim.created, now)?;
         let id = match (claim.id, &self.id) {
@@ -192,7 +220,7 @@ impl Candidate {
 }
 
 #[cfg(test)]
-pub(in crate::gate::scheme) mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use axum::http::Request;

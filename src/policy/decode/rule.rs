@@ -49,7 +49,7 @@ pub(super) fn decode(table: &mut Table<'_>, known: &Known) -> Decoded<Rule> {
         },
         None => IdentityCondition::Certificate(certificate),
     };
-    Ok(Rule { identity, networks })
+    Ok(Rule { identity, networks, place: table.place() })
 }
 
 fn key(value: Value<'_>, known: &Known) -> Decoded<KeyName> {
