@@ -69,8 +69,8 @@ fn bad_policies_say_where_and_what() {
         ),
         (
             "not built",
-            |site| site.route("x", &format!("{ROUTE}[[when]]\nfrom = \"body:/x\"\n")),
-            &["routes/x.toml:7:", "not supported yet"],
+            |site| site.configure("[admin]\naddress = \"127.0.0.1:8444\""),
+            &["gateway.toml", "`address` is not supported yet in `[admin]`"],
         ),
         (
             "expired certificate",
