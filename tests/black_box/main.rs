@@ -12,6 +12,7 @@ mod certificates;
 mod check;
 mod coalesce;
 mod command_line;
+mod crash;
 mod documents;
 mod durable;
 mod explain;
