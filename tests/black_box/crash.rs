@@ -48,7 +48,7 @@ struct Sent {
 }
 
 fn idempotent(number: usize) -> bool {
-    number % 4 == 0
+    number.is_multiple_of(4)
 }
 
 /// Sends every `SENDERS`th request, each as often as it takes, and now and then an earlier one again.
@@ -78,7 +78,7 @@ fn send(sender: usize, stage: &Stage, ca_pem: &str) -> Vec<Sent> {
         let response = ask(number, &signing.request());
         assert_eq!(response.status, 202, "{response:?}");
         all.push(Sent { number, signing, answer: response.json() });
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             let earlier = &all[all.len() / 2];
             let replay = ask(number, &earlier.signing.request()).json();
             assert_eq!((&replay["job"], &replay["duplicate"]), (&earlier.answer["job"], &json!(true)));

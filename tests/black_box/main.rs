@@ -17,6 +17,7 @@ mod documents;
 mod durable;
 mod explain;
 mod foreign;
+mod full_disk;
 mod hygiene;
 mod lifecycle;
 mod limits;
