@@ -74,6 +74,42 @@ fn i1_fail_closed_on_a_file_that_others_can_write_or_a_secret_that_they_can_read
     }
 }
 
+/// Blocks of the reference in TOML.
+fn toml_of_the_reference() -> Vec<String> {
+    let text = fs::read_to_string(Path::new(EXAMPLES).join("README.md")).unwrap();
+    let blocks = text.split("```toml\n").skip(1).map(|block| block.split("```").next().unwrap().to_owned());
+    blocks.collect()
+}
+
+#[test]
+fn what_the_reference_shows_of_keys_and_routes_compiles() {
+    let file = |path: &str, bytes: &[u8]| (PathBuf::from(path), bytes.to_vec());
+    let files = Files::Memory(BTreeMap::from([
+        file("/policy/server", b"stands in for PEM"),
+        file("/policy/secrets/github", b"the secret of GitHub, 32 bytes or more"),
+        file("/policy/secrets/gitlab", b"whsec_dGhlIHNlY3JldCBvZiBHaXRMYWIsIDMyIGJ5dGVzIG9yIG1vcmU="),
+        file("/policy/secrets/builds", b"the secret of builds, 32 bytes or more"),
+        file("/usr/bin/true", b""),
+        file("/usr/local/bin/drain", b""),
+    ]));
+    let gateway = "[listen]\ncertificate = \"server\"\nprivate_key = \"server\"\n[queue]\nfile = \"q\"\n[audit]\nfile = \"a\"\n[limits]\nbody = \"1MiB\"\n";
+    let head = "method = \"POST\"\npath = \"/x\"\n[[allow]]\nkey = [\"builds\"]\n";
+    let mut blocks = toml_of_the_reference();
+    // Whole gateways have files of their own in this language, and other tests.
+    blocks.retain(|block| !block.contains("[queue]"));
+    let (keys, routes): (Vec<_>, Vec<_>) = blocks.iter().partition(|block| block.contains("[keys."));
+    assert_eq!((keys.len(), routes.len()), (1, 2), "{blocks:?}");
+    let gateway = format!("{gateway}{}", keys[0]);
+    for block in routes {
+        let run = if block.contains("[run]") { "" } else { "[run]\nsteps = [[\"/usr/bin/true\"]]\n" };
+        let loaded = compile_text(&gateway, &[("r", &format!("{head}{block}{run}"))], &files);
+        let loaded = loaded.unwrap_or_else(|found| panic!("{found}"));
+        let warnings: Vec<_> =
+            loaded.warnings.messages().filter(|warning| !warning.contains("not signed")).collect();
+        assert_eq!(warnings, Vec::<&str>::new());
+    }
+}
+
 /// Keys by table, as the decoder lists them when it meets one that it does not know.
 fn keys_of_the_language() -> BTreeMap<String, (BTreeSet<String>, BTreeSet<String>)> {
     let gateway = "zz = 0\n[listen]\nzz = 0\n[admin]\nzz = 0\n[queue]\nzz = 0\n[audit]\nzz = 0\n[limits]\nzz = 0\n[keys.k]\nzz = 0\n";
