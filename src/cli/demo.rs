@@ -176,7 +176,13 @@ impl Show<'_> {
 
     fn request(&self, method: Method, path: &str, body: Option<&str>) -> anyhow::Result<Prepared> {
         let target = Target::parse(&format!("{}{path}", self.url))?;
-        Ok(Prepared { target, method, headers: Vec::new(), body: body.map(|body| body.as_bytes().to_vec()) })
+        Ok(Prepared {
+            target,
+            method,
+            headers: Vec::new(),
+            body: body.map(|body| body.as_bytes().to_vec()),
+            id: None,
+        })
     }
 
     async fn send(

@@ -25,6 +25,8 @@ pub use headers::Headers;
 
 /// Shortest secret, in bytes; no gateway loads a shorter one.
 const SHORTEST_SECRET: usize = 16;
+/// Longest message id that a gateway takes in every form.
+const LONGEST_ID: usize = 128;
 /// By this the gateway recognises a message that is not signed.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -52,6 +54,11 @@ pub struct RequestArgs {
     #[arg(short = 'X', long = "request", value_name = "METHOD", value_parser = method)]
     pub method: Option<Method>,
 
+    /// The message's id, such as Jenkins' `BUILD_TAG`: the gateway runs the same message once, however often it is sent. It
+    /// becomes the signature's nonce, and the Idempotency-Key beside a certificate; by default a fresh one
+    #[arg(long, value_name = "ID", value_parser = message_id)]
+    pub message_id: Option<String>,
+
     #[command(flatten)]
     pub headers: Headers,
 }
@@ -67,6 +74,8 @@ pub struct Prepared {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body, if there is one; may be empty.
     pub body: Option<Vec<u8>>,
+    /// The message's id, where it is not to be a fresh one.
+    pub id: Option<String>,
 }
 
 /// Who signs.
@@ -87,7 +96,8 @@ impl RequestArgs {
         let body = self.data.as_ref().map(|data| data.read(stdin)).transpose()?;
         let default = if body.is_some() { Method::POST } else { Method::GET };
         let method = self.method.clone().unwrap_or(default);
-        Ok(Prepared { target: self.url.clone(), method, headers: self.headers.as_slice().to_vec(), body })
+        let (target, headers) = (self.url.clone(), self.headers.as_slice().to_vec());
+        Ok(Prepared { target, method, headers, body, id: self.message_id.clone() })
     }
 }
 
@@ -98,9 +108,17 @@ impl Prepared {
     /// When the system gives no randomness.
     pub fn recognisable(mut self) -> anyhow::Result<Self> {
         if self.headers.iter().all(|(name, _)| *name != IDEMPOTENCY_KEY) {
-            self.headers.push((IDEMPOTENCY_KEY, HeaderValue::try_from(fresh_nonce()?)?));
+            self.headers.push((IDEMPOTENCY_KEY, HeaderValue::try_from(self.nonce()?)?));
         }
         Ok(self)
+    }
+
+    /// The message's id, or a fresh one.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn nonce(&self) -> anyhow::Result<String> {
+        self.id.clone().map_or_else(fresh_nonce, Ok)
     }
 
     /// The headers that sign this request, by name and value.
@@ -133,7 +151,7 @@ impl Prepared {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         if let Some(signer) = signer {
-            for (name, value) in self.sign(signer, created, &fresh_nonce()?)? {
+            for (name, value) in self.sign(signer, created, &self.nonce()?)? {
                 headers.insert(HeaderName::from_bytes(name.as_bytes())?, HeaderValue::try_from(value)?);
             }
         }
@@ -170,6 +188,17 @@ pub fn fresh_nonce() -> anyhow::Result<String> {
         bail!("the system gives no random bytes, and a signature needs a fresh nonce");
     }
     Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+fn message_id(given: &str) -> Result<String, String> {
+    let is_id =
+        (1..=LONGEST_ID).contains(&given.len()) && given.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    let is_trimmed = given.trim() == given;
+    if is_id && is_trimmed {
+        Ok(given.to_owned())
+    } else {
+        Err(format!("a message's id has 1 to {LONGEST_ID} characters of ASCII, and no space at its ends"))
+    }
 }
 
 fn method(given: &str) -> Result<Method, &'static str> {
@@ -231,6 +260,20 @@ mod tests {
         assert_eq!(key(&["-H", "Idempotency-Key: mine"]), "mine");
         assert_ne!(key(&[]), key(&[]));
         assert!((1..=128).contains(&key(&[]).len()));
+    }
+
+    #[test]
+    fn i6_a_given_id_is_the_messages_in_every_form() {
+        let prepared = prepared(&["--message-id", "jenkins-promote \"web\"-7"]).unwrap();
+        let signer = Signer { key: KeyName::parse("jenkins").unwrap(), secret: Secret::new(b"x".to_vec()) };
+        let request = prepared.recognisable().unwrap();
+        let headers = request.sent_headers(Some(&signer), Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(headers[IDEMPOTENCY_KEY], "jenkins-promote \"web\"-7");
+        let input = headers["signature-input"].to_str().unwrap();
+        assert!(input.contains(r#"nonce="jenkins-promote \"web\"-7""#), "{input}");
+        for bad in ["", " a", "a ", "é", "a\n", &"x".repeat(LONGEST_ID + 1)] {
+            assert!(args(&[&format!("--message-id={bad}")]).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -46,7 +46,8 @@ pub struct Args {
 /// When an argument cannot be used, or standard output is closed.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let signer = Signer::read(&args.key, &args.secret)?;
-    print(args, &signer, Clock::system().now(), &fresh_nonce()?, &mut std::io::stdout().lock())?;
+    let nonce = args.request.message_id.clone().map_or_else(fresh_nonce, Ok)?;
+    print(args, &signer, Clock::system().now(), &nonce, &mut std::io::stdout().lock())?;
     Ok(ExitCode::SUCCESS)
 }
 

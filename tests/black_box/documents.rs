@@ -7,10 +7,16 @@ use std::process::{Command, Stdio};
 use crate::support::*;
 
 /// The blocks of a document that are marked as `sh`, in order.
-fn shell_blocks(document: &str) -> Vec<String> {
+pub fn shell_blocks(document: &str) -> Vec<String> {
+    blocks(document, "sh")
+}
+
+/// The blocks of a document that are marked so, in order.
+pub fn blocks(document: &str, mark: &str) -> Vec<String> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
-    let blocks = text.split("```sh\n").skip(1);
-    blocks.map(|block| block.split("```").next().unwrap().to_owned()).collect()
+    let opening = format!("```{mark}\n");
+    let blocks = text.split(&opening).skip(1);
+    blocks.map(|block| block.split("```\n").next().unwrap().to_owned()).collect()
 }
 
 /// Runs lines in bash, in `directory`, with the program under test on the path; what they wrote.

@@ -19,6 +19,7 @@ mod explain;
 mod foreign;
 mod full_disk;
 mod hygiene;
+mod jenkins;
 mod lifecycle;
 mod limits;
 mod odd_certificates;

@@ -27,7 +27,7 @@ impl<O: Write, E: Write> Call<O, E> {
     pub(super) async fn follow(&mut self, receipt: &Receipt) -> anyhow::Result<bool> {
         let target = self.prepared.target.at_path(&receipt.location);
         let target = target.context("the gateway's answer does not say where to look for the job")?;
-        let look = Prepared { target, method: Method::GET, headers: Vec::new(), body: None };
+        let look = Prepared { target, method: Method::GET, headers: Vec::new(), body: None, id: None };
         let began = self.clock.monotonic();
         let (mut pause, mut blind) = (SHORTEST_LOOK, 0);
         let (mut shown, mut state) = (0, receipt.state);

@@ -32,6 +32,7 @@ impl Caller {
             url: Target::parse(&format!("https://localhost:{port}/promote")).unwrap(),
             data: Some(Data::Text("{}".into())),
             method: None,
+            message_id: None,
             headers: Headers::default(),
         };
         let signer = Signer { key: KeyName::parse("jenkins").unwrap(), secret: Secret::new(b"x".to_vec()) };
