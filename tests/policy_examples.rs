@@ -29,8 +29,12 @@ fn furnished(below: &Path) -> PathBuf {
         let route = route.unwrap();
         write(&policy.join("routes").join(route.file_name()), &fs::read(route.path()).unwrap(), 0o644);
     }
-    let random: [u8; 32] = std::array::from_fn(|_| uuid::Uuid::now_v7().as_bytes()[15]);
-    write(&policy.join("secrets/jenkins"), &random, 0o600);
+    for name in ["jenkins", "github", "gitea", "bitbucket", "gitlab"] {
+        let random = format!("{}{}", uuid::Uuid::now_v7().simple(), uuid::Uuid::now_v7().simple());
+        // The one that is base64.
+        let secret = if name == "gitlab" { format!("whsec_{random}") } else { random };
+        write(&policy.join("secrets").join(name), secret.as_bytes(), 0o600);
+    }
     for (name, mode) in [("server.pem", 0o644), ("server.key", 0o600), ("ca.pem", 0o644), ("crl.pem", 0o644)]
     {
         write(&below.join("certs").join(name), b"stands in for PEM\n", mode);
@@ -44,7 +48,8 @@ fn the_examples_load() {
     let loaded = load(&furnished(directory.path()), Purpose::Whole).unwrap_or_else(|found| panic!("{found}"));
     let routes: Vec<&str> =
         loaded.policy.routes.keys().map(bridgeward::domain::name::RouteName::as_str).collect();
-    assert_eq!(routes, ["kick_haproxy_app_internal", "promote"]);
+    let forges = ["deploy_bitbucket", "deploy_gitea", "deploy_github", "deploy_gitlab"];
+    assert_eq!(routes, [&forges[..], &["kick_haproxy_app_internal", "promote"]].concat());
     for warning in loaded.warnings.messages() {
         assert!(warning.starts_with("there is no program"), "only programs may be absent here: {warning}");
     }

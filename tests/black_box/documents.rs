@@ -64,8 +64,10 @@ fn the_example_policy_passes_check_once_its_certificates_and_secrets_are_made() 
     // The one directory outside of the example; a test makes it where it leaves nothing behind.
     let state = dir.path().join("state");
     let moved = |text: &str| text.replace("/var/lib/bridgeward", state.to_str().unwrap());
-    for name in ["gateway.toml", "routes/kick_haproxy_app_internal.toml", "routes/promote.toml"] {
-        let text = moved(&fs::read_to_string(source.join(name)).unwrap());
+    let routes = fs::read_dir(source.join("routes")).unwrap().map(|route| route.unwrap().path());
+    for file in routes.chain([source.join("gateway.toml")]) {
+        let text = moved(&fs::read_to_string(&file).unwrap());
+        let name = file.strip_prefix(&source).unwrap();
         fs::write(dir.path().join("policy").join(name), text).unwrap();
     }
     let policy = dir.path().join("policy");
@@ -85,7 +87,9 @@ fn the_example_policy_passes_check_once_its_certificates_and_secrets_are_made() 
     // Its commands need not be there; nothing else is to be said about it.
     for warning in found.lines().filter(|line| line.starts_with("warning")) {
         assert!(
-            ["/usr/bin/mco", "/usr/bin/bridgeward"].iter().any(|known| warning.contains(known)),
+            ["/usr/bin/mco", "/usr/bin/bridgeward", "/usr/bin/r10k"]
+                .iter()
+                .any(|known| warning.contains(known)),
             "{found}"
         );
     }

@@ -28,6 +28,7 @@ mod oracle;
 mod other_clients;
 mod patience;
 mod promote;
+mod ready_routes;
 mod reload;
 mod renewal;
 mod senders;
