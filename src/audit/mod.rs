@@ -144,11 +144,24 @@ impl Recorder {
     /// of strangers, and who was turned away, beyond the rate, or beyond the room, are counted and become one `refusals`
     /// line; any other record for which there is no room is counted as `omitted`.
     pub fn note(&self, record: Record) {
-        let stranger = matches!(record, Record::Refused { identity: None, .. } | Record::TurnedAway { .. });
-        if stranger && (!self.0.strangers.load().allows_one() || self.0.entries.capacity() <= ROOM / 2) {
-            self.0.counts.refused();
-            return;
+        if matches!(record, Record::Refused { identity: None, .. } | Record::TurnedAway { .. }) {
+            self.note_stranger(|| record);
+        } else {
+            self.note_now(record);
         }
+    }
+
+    /// The same for what a stranger did. It is put into words only if it is written down: how long that takes must not tell
+    /// strangers one refusal from another, as long as they ask often.
+    pub fn note_stranger(&self, record: impl FnOnce() -> Record) {
+        if self.0.strangers.load().allows_one() && self.0.entries.capacity() > ROOM / 2 {
+            self.note_now(record());
+        } else {
+            self.0.counts.refused();
+        }
+    }
+
+    fn note_now(&self, record: Record) {
         let sent = self.entry(&[record], None).is_ok_and(|entry| self.0.entries.try_send(entry).is_ok());
         if !sent {
             self.0.counts.omitted(1);

@@ -113,7 +113,13 @@ impl Threshold {
             Ok(receipt) => answer::receipt(&receipt),
             Err(rejection) => {
                 let response = answer::rejection(&rejection);
-                self.recorder.note(asked.refused(&rejection, response.status().as_u16()));
+                let status = response.status().as_u16();
+                match &rejection {
+                    Rejection::Wall(_) | Rejection::Flood(_) => {
+                        self.recorder.note_stranger(|| asked.refused(&rejection, status));
+                    }
+                    Rejection::Told(_) => self.recorder.note(asked.refused(&rejection, status)),
+                }
                 response
             }
         };
