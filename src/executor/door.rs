@@ -23,7 +23,7 @@ use crate::domain::submission::{Message, Submission};
 use crate::policy::Limits;
 use crate::queue::answer::{Answer, Because};
 use crate::queue::frame::{self, NotRead};
-use crate::queue::question::{One, Question, Request, Wait};
+use crate::queue::question::{Question, Request, Wait, Whose};
 use crate::queue::socket::QUESTIONS_AT_ONCE;
 use crate::queue::{Intake, SubmitError, Submitted, Unavailable};
 
@@ -150,10 +150,10 @@ impl Door {
         let intake = &self.parts.intake;
         match question {
             Question::Submit(request) => Some(self.submit(uid, *request).await),
-            Question::LookUp(One { job }) => Some(Answer::of_job(intake.look_up(job).await)),
+            Question::LookUp(Whose { job, by }) => Some(Answer::of_job(intake.look_up(job, by).await)),
             Question::AwaitEnd(Wait { job, milliseconds }) => {
                 let Ok(_wait) = self.waits.try_acquire() else {
-                    return Some(Answer::of_job(intake.look_up(job).await));
+                    return Some(Answer::of_job(intake.await_end(job, Duration::ZERO).await));
                 };
                 let limit = Duration::from_millis(milliseconds).min(self.parts.limits.wait);
                 tokio::select! {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::agreement::{Asked, agree};
+use crate::domain::identity::Identity;
 use crate::domain::job::JobId;
 use crate::domain::submission::{Message, Submission, Terms};
 use crate::policy::{InForce, Policy};
@@ -75,8 +76,8 @@ impl Intake for LocalIntake {
         self.keep(&submission, &terms).await
     }
 
-    async fn look_up(&self, job: JobId) -> Result<Option<Found>, Unavailable> {
-        self.store.find(job).await
+    async fn look_up(&self, job: JobId, by: Vec<Identity>) -> Result<Option<Found>, Unavailable> {
+        self.store.find_of(job, by).await
     }
 
     async fn await_end(&self, job: JobId, limit: Duration) -> Result<Option<Found>, Unavailable> {

@@ -15,7 +15,7 @@ use super::answer::Receipt;
 use super::rejection::{Rejection, Why};
 use super::scheme::{Covered, Signed};
 use super::stage::{Offer, Verified};
-use crate::domain::identity::Proofs;
+use crate::domain::identity::{Identity, Proofs};
 use crate::domain::job::JobId;
 use crate::domain::name::RouteName;
 use crate::policy::route::Route;
@@ -79,7 +79,14 @@ impl<I: Intake> Status<I> {
         let proofs = Proofs { certificate, key, source: head.peer.source() };
         let id = head.parts.uri.path().strip_prefix(JOBS).and_then(|id| JobId::parse(id).ok());
         let id = id.ok_or(Why::NoSuchJob)?;
-        let found = self.intake.look_up(id).await.map_err(|error| Why::Unanswered(error.to_string()))?;
+        // A job of somebody else is not even read: it would tell that it is there, and how large it is.
+        let by = proofs.key.iter().cloned().map(Identity::Key);
+        let by = by.chain(proofs.certificate.iter().map(|shown| Identity::Certname(shown.certname.clone())));
+        let found = self
+            .intake
+            .look_up(id, by.collect())
+            .await
+            .map_err(|error| Why::Unanswered(error.to_string()))?;
         let found = found.ok_or(Why::NoSuchJob)?;
         let route = self.routes.get(&found.view.route).ok_or(Why::NoSuchJob)?;
         // As on the route itself: one of its keys' signatures that fails is refused, whatever else is shown.

@@ -119,7 +119,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::fixture::Place;
-    use super::super::question::{One, Question, Request};
+    use super::super::question::{Question, Request, Whose};
     use super::*;
     use crate::domain::anchor::Anchor;
     use crate::domain::extension::Oid;
@@ -221,12 +221,12 @@ mod tests {
     #[tokio::test]
     async fn i7_a_frame_is_bounded_before_it_is_read_and_must_be_whole() {
         let job = JobId::new(jiff::Timestamp::UNIX_EPOCH);
-        let bytes = encode(&Question::LookUp(One { job })).unwrap();
+        let bytes = encode(&Question::LookUp(Whose { job, by: Vec::new() })).unwrap();
         let length = bytes.len() - 4;
         let mut whole = &bytes[..];
         assert_eq!(read_length(&mut whole, length).await.unwrap(), length);
         let read = read_bytes(&mut whole, length).await.unwrap();
-        assert_eq!(parse::<Question>(&read).unwrap(), Question::LookUp(One { job }));
+        assert_eq!(parse::<Question>(&read).unwrap(), Question::LookUp(Whose { job, by: Vec::new() }));
         let too_large = read_length(&mut &bytes[..], length - 1).await;
         assert!(matches!(too_large, Err(NotRead::TooLarge { said, .. }) if said == length), "{too_large:?}");
         assert!(matches!(read_length(&mut &bytes[..3], length).await, Err(NotRead::Cut(_))));

@@ -108,6 +108,12 @@ mod tests {
         let view = found.clone().seen_by(&found.view.identity).unwrap();
         assert_eq!(view, found.view, "the first one sees itself");
         let stranger = KeyName::parse("stranger").map(Identity::Key).unwrap();
+        assert_eq!(
+            store.find_of(first.job, vec![stranger.clone()]).await.unwrap().map(|found| found.view),
+            None
+        );
+        let among = store.find_of(first.job, vec![stranger.clone(), joiner.identity.clone()]).await.unwrap();
+        assert_eq!(among.map(|found| found.view), Some(found.view.clone()));
         assert_eq!(found.seen_by(&stranger), None);
         let again = store.submit(&joiner, &joining("kick", 1)).await.unwrap();
         assert_eq!(again, Submitted { how: How::Duplicate, ..first });

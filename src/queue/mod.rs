@@ -45,10 +45,14 @@ pub trait Intake: Send + Sync + 'static {
     /// Stores the job durably, or recognises its message. When this returns `Ok`, the job survives power loss (I5).
     fn submit(&self, submission: Submission) -> impl Future<Output = Result<Submitted, SubmitError>> + Send;
 
-    /// What is known of a job; `None` when there is no such job.
-    fn look_up(&self, job: JobId) -> impl Future<Output = Result<Option<Found>, Unavailable>> + Send;
+    /// What is known of a job that one of these submitted or joined; `None` when there is no such job.
+    fn look_up(
+        &self,
+        job: JobId,
+        by: Vec<Identity>,
+    ) -> impl Future<Output = Result<Option<Found>, Unavailable>> + Send;
 
-    /// Waits until the job is in a final state, at most for `limit`; then as `look_up`.
+    /// Waits until the job is in a final state, at most for `limit`; then what is known of it.
     fn await_end(
         &self,
         job: JobId,

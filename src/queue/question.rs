@@ -25,8 +25,8 @@ use crate::domain::submission::{Message, MessageId, Submission};
 pub enum Question {
     /// To store a job.
     Submit(Box<Request>),
-    /// How a job stands.
-    LookUp(One),
+    /// How a job stands, if it is theirs.
+    LookUp(Whose),
     /// The same once it has ended.
     AwaitEnd(Wait),
     /// Whether a job could be stored.
@@ -53,6 +53,16 @@ pub struct Request {
 pub struct One {
     /// Which.
     pub job: JobId,
+}
+
+/// One job, and who asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Whose {
+    /// Which.
+    pub job: JobId,
+    /// All that one request has proven to be.
+    pub by: Vec<Identity>,
 }
 
 /// One job, and for how long its end is waited for.

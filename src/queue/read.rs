@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::Semaphore;
 
 use super::{Found, Submitter, Unavailable, open, stored};
+use crate::domain::identity::Identity;
 use crate::domain::job::{JobId, JobView, Step};
 
 /// Most look-ups at once; others wait their turn.
@@ -29,6 +30,23 @@ impl Readers {
     /// What is stored of a job.
     pub(super) async fn find(self: &Arc<Self>, job: JobId) -> Result<Option<Found>, Unavailable> {
         self.read(move |connection| find(connection, job)).await
+    }
+
+    /// The same, if one of these asked for the job.
+    pub(super) async fn find_of(
+        self: &Arc<Self>,
+        job: JobId,
+        by: Vec<Identity>,
+    ) -> Result<Option<Found>, Unavailable> {
+        self.read(move |connection| {
+            for identity in by {
+                if asked(connection, job, &identity)? {
+                    return find(connection, job);
+                }
+            }
+            Ok(None)
+        })
+        .await
     }
 
     /// Reads on a thread that may block.
@@ -61,6 +79,13 @@ impl Readers {
     fn put(&self, connection: Connection) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
     }
+}
+
+fn asked(connection: &Connection, job: JobId, identity: &Identity) -> Result<bool, Unavailable> {
+    let mut statement = connection.prepare_cached(
+        "SELECT 1 FROM submitters WHERE job = (SELECT seq FROM jobs WHERE id = ?1) AND identity = ?2",
+    )?;
+    Ok(statement.exists([job.to_string(), identity.to_string()])?)
 }
 
 fn find(connection: &mut Connection, job: JobId) -> Result<Option<Found>, Unavailable> {

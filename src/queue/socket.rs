@@ -17,9 +17,10 @@ use tokio::sync::Semaphore;
 
 use super::answer::{Answer, Because};
 use super::frame::{self, LARGEST_ANSWER};
-use super::question::{One, Question, Request, Wait};
+use super::question::{One, Question, Request, Wait, Whose};
 use super::{Found, Intake, SubmitError, Submitted, Unavailable};
 use crate::domain::anchor::Anchor;
+use crate::domain::identity::Identity;
 use crate::domain::job::JobId;
 use crate::domain::submission::Submission;
 
@@ -147,8 +148,8 @@ impl Intake for SocketIntake {
         }
     }
 
-    async fn look_up(&self, job: JobId) -> Result<Option<Found>, Unavailable> {
-        found(self.ask(&Question::LookUp(One { job })).await?)
+    async fn look_up(&self, job: JobId, by: Vec<Identity>) -> Result<Option<Found>, Unavailable> {
+        found(self.ask(&Question::LookUp(Whose { job, by })).await?)
     }
 
     async fn await_end(&self, job: JobId, limit: Duration) -> Result<Option<Found>, Unavailable> {

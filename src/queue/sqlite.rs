@@ -22,6 +22,7 @@ pub use super::work::{Claim, End, Recovered, StepRecord};
 use super::writer::{self, Command, Outlook, Promise, Work, Writer};
 use super::{Found, SubmitError, Submitted, Unavailable, open, recovery};
 use crate::clock::Clock;
+use crate::domain::identity::Identity;
 use crate::domain::job::JobId;
 use crate::domain::submission::{Submission, Terms};
 
@@ -138,6 +139,15 @@ impl Store {
     /// When the database cannot be read.
     pub async fn find(&self, job: JobId) -> Result<Option<Found>, Unavailable> {
         self.0.readers.find(job).await
+    }
+
+    /// The same, where one of these submitted or joined it; whether there is a job of somebody else takes as long to tell as
+    /// whether there is one at all.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn find_of(&self, job: JobId, by: Vec<Identity>) -> Result<Option<Found>, Unavailable> {
+        self.0.readers.find_of(job, by).await
     }
 
     /// Waits until the job has ended, at most for `limit`; then as [`Store::find`].
