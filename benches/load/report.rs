@@ -1,31 +1,4 @@
-//! What a benchmark prints: figures in rows, and percentiles.
-
-use std::time::Duration;
-
-/// The value below which this share of the values lies.
-pub fn percentile(times: &mut [Duration], share: f64) -> Duration {
-    times.sort_unstable();
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "an index into a slice"
-    )]
-    let index = (times.len() as f64 * share) as usize;
-    times.get(index.min(times.len().saturating_sub(1))).copied().unwrap_or_default()
-}
-
-/// In milliseconds, as tables show it.
-pub fn ms(time: Duration) -> String {
-    format!("{:.2} ms", time.as_secs_f64() * 1e3)
-}
-
-/// Events a second.
-pub fn rate(count: usize, time: Duration) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are small")]
-    let count = count as f64;
-    count / time.as_secs_f64()
-}
+//! What a benchmark prints: a table of names and figures.
 
 /// Prints rows of a name and a figure.
 pub fn table(title: &str, rows: &[(&str, String)]) {
