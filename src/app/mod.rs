@@ -16,6 +16,7 @@ use crate::audit::{Cause, Recorder};
 use crate::clock::Clock;
 use crate::executor::door::{self, Door};
 use crate::executor::intake::LocalIntake;
+use crate::executor::launcher::LaunchError;
 use crate::policy::Policy;
 use crate::queue::socket::SocketIntake;
 use crate::{admin, audit, listener, queue};
@@ -69,6 +70,9 @@ pub enum StartError {
     /// The queue cannot be used.
     #[error(transparent)]
     Queue(#[from] queue::sqlite::OpenError),
+    /// Commands cannot be started.
+    #[error(transparent)]
+    Launcher(#[from] LaunchError),
 }
 
 impl Gateway {

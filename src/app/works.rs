@@ -11,9 +11,10 @@ use crate::admin::{Jobs, Kept};
 use crate::audit::Recorder;
 use crate::clock::Clock;
 use crate::executor::intake::LocalIntake;
+use crate::executor::launcher::Launcher;
 use crate::executor::worker::Worker;
 use crate::policy::{InForce, Policy, Queue};
-use crate::queue::sqlite::{OpenError, Recovered, Settings, Store};
+use crate::queue::sqlite::{Recovered, Settings, Store};
 
 /// A store and its worker.
 pub(super) struct Works {
@@ -29,7 +30,7 @@ impl Works {
         recorder: &Recorder,
         clock: &Clock,
         stop: &CancellationToken,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<Self, super::StartError> {
         let policy = live.policy();
         let first = policy.now();
         let (store, recovered) = Store::open(&first.queue.file, settings(&first), clock.clone())?;
@@ -39,6 +40,7 @@ impl Works {
             store: store.clone(),
             policy: policy.clone(),
             recorder: recorder.clone(),
+            launcher: Launcher::of_queue(&first.queue.file)?,
             clock: clock.clone(),
             drain: COMMANDS_FINISH_WITHIN,
         };

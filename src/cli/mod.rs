@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::executor::launcher::service;
+
 pub mod audit;
 pub mod call;
 pub mod certs;
@@ -68,6 +70,9 @@ enum Command {
     Audit(audit::Args),
     /// Make a development CA, server and client certificates and a CRL
     Certs(certs::Args),
+    /// Start commands for the gateway that started this
+    #[command(hide = true)]
+    Launcher,
 }
 
 /// Runs the command that the process's arguments name.
@@ -86,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Reload(args) => reload::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Certs(args) => certs::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Launcher => service::serve().map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
     outcome.unwrap_or_else(|error| {
         // Nothing is left to tell when standard error is gone.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::launcher::Launcher;
 use super::persist::GivenUp;
 use super::program;
 use super::spawn::Conditions;
@@ -95,7 +96,12 @@ impl Ending {
 /// Runs the steps of `plan` in order; the first that does not exit with 0 ends the run.
 ///
 /// The time limit counts the commands' own time: waiting until a record can be written is not their fault.
-pub(super) async fn execute(plan: &Plan, ledger: &impl Ledger, interrupt: &CancellationToken) -> Ending {
+pub(super) async fn execute(
+    plan: &Plan,
+    launcher: &Launcher,
+    ledger: &impl Ledger,
+    interrupt: &CancellationToken,
+) -> Ending {
     let mut time = plan.timeout;
     let mut room = plan.output_limit;
     for (index, argv) in plan.steps.iter().enumerate() {
@@ -121,10 +127,12 @@ pub(super) async fn execute(plan: &Plan, ledger: &impl Ledger, interrupt: &Cance
         }
         let began = Instant::now();
         let patience = Patience { time, stop_grace: plan.stop_grace };
-        let ended = match step::execute(argv, &plan.conditions, patience, step, &mut room, interrupt).await {
-            Ok(ended) => ended,
-            Err(error) => return Ending::because(State::Failed, format!("step {step}: {error}")),
-        };
+        let ended =
+            match step::execute(launcher, argv, &plan.conditions, patience, step, &mut room, interrupt).await
+            {
+                Ok(ended) => ended,
+                Err(error) => return Ending::because(State::Failed, format!("step {step}: {error}")),
+            };
         time = time.saturating_sub(began.elapsed());
         let (exit, interrupted) = (ended.exit, ended.interrupted);
         ledger.ended(step, argv, ended);
@@ -148,6 +156,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::executor::launcher::tests::launcher;
 
     /// Writes down what it is told; refuses what comes after `refuse_from` entries.
     struct Notes {
@@ -200,7 +209,7 @@ mod tests {
     }
 
     async fn run(plan: &Plan, notes: &Notes) -> Ending {
-        execute(plan, notes, &CancellationToken::new()).await
+        execute(plan, &launcher(), notes, &CancellationToken::new()).await
     }
 
     fn state(ending: &Ending) -> Option<State> {
@@ -293,7 +302,7 @@ mod tests {
         let interrupt = CancellationToken::new();
         interrupt.cancel();
         let notes = Notes::new(usize::MAX);
-        let ending = execute(&plan(&[&["/usr/bin/true"]]), &notes, &interrupt).await;
+        let ending = execute(&plan(&[&["/usr/bin/true"]]), &launcher(), &notes, &interrupt).await;
         assert_eq!(state(&ending), Some(State::Interrupted));
         assert_eq!(notes.entries(), ["starting 1"]);
     }

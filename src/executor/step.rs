@@ -1,25 +1,24 @@
-//! One process from its start to its end: its time limit, its output, its exit.
+//! One command from its start to its end: its time limit, its output, its exit.
 //!
-//! Knows neither jobs nor records. When it returns, the process is reaped, what it left in its process group is killed,
-//! and its pipe is closed.
+//! Knows neither jobs nor records. When it returns, nothing of the command's tree is left, and its pipe is closed.
 
 use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-use rustix::process::Signal;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::launcher::{Launcher, NotStarted, Started, Tree};
 use super::output::Output;
-use super::spawn::{self, Conditions, NotStarted, Process};
+use super::spawn::Conditions;
 use crate::domain::argv::Argv;
 use crate::domain::job::Exit;
 
-/// How long the output of a process that has ended is waited for, before and again after its group is killed.
+/// How long the output of a command that has ended is waited for, before and again after its tree is killed.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// How long a process may go on.
+/// How long a command may go on.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// Until TERM.
@@ -41,18 +40,19 @@ pub struct Ended {
     pub interrupted: bool,
 }
 
-/// Why a process is ended before it ends by itself.
+/// Why a command is ended before it ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
     Time,
     Interruption,
 }
 
-/// Runs one process; `step` is its number in the log, `room` how much output may be kept.
+/// Runs one command; `step` is its number in the log, `room` how much output may be kept.
 ///
 /// # Errors
 /// When it could not be started.
 pub async fn execute(
+    launcher: &Launcher,
     argv: &Argv,
     conditions: &Conditions,
     patience: Patience,
@@ -60,46 +60,43 @@ pub async fn execute(
     room: &mut usize,
     interrupt: &CancellationToken,
 ) -> Result<Ended, NotStarted> {
-    let started = spawn::start(argv, conditions).await?;
-    let mut process = started.process;
-    let mut output = Output::new(started.output, step, room);
+    let Started { mut tree, output } = launcher.launch(argv, conditions).await?;
+    let mut output = Output::new(output, step, room);
 
-    let cut = reading(&mut output, cut_or_end(&mut process, patience.time, interrupt)).await;
+    let cut = reading(&mut output, cut_or_end(&mut tree, patience.time, interrupt)).await;
     match cut {
-        Some(_) => terminate(&mut process, &mut output, patience.stop_grace).await,
+        Some(_) => terminate(&mut tree, &mut output, patience.stop_grace).await,
         // Whatever it left running may finish what it was writing, such as the `tee` of a script.
         None => drop(timeout(LINGER, output.read_to_end()).await),
     }
-    process.signal_group(Signal::KILL);
-    reading(&mut output, process.ended()).await;
-    // Beyond this, only a process that left the group can hold the pipe open.
+    tree.kill().await;
+    reading(&mut output, tree.gone()).await;
+    // What is left in the pipe. Beyond that, only a process that was handed it from outside can hold it open.
     drop(timeout(LINGER, output.read_to_end()).await);
 
-    let exit = process.reap();
+    let exit = tree.finish()?;
     let (output, dropped) = output.close();
     let exit = if cut == Some(Cut::Time) { Exit::TimedOut } else { exit };
     Ok(Ended { exit, output, dropped, interrupted: cut == Some(Cut::Interruption) })
 }
 
-async fn cut_or_end(process: &mut Process, time: Duration, interrupt: &CancellationToken) -> Option<Cut> {
+async fn cut_or_end(tree: &mut Tree, time: Duration, interrupt: &CancellationToken) -> Option<Cut> {
     tokio::select! {
         biased;
-        () = process.ended() => None,
+        () = tree.ended() => None,
         () = interrupt.cancelled() => Some(Cut::Interruption),
         () = sleep(time) => Some(Cut::Time),
     }
 }
 
-/// Asks the group to end, and gives all of it, not the leader alone, the same time to do so.
-async fn terminate(process: &mut Process, output: &mut Output<'_>, stop_grace: Duration) {
+/// Asks the tree to end, and gives all of it, not the command alone, the same time to do so.
+async fn terminate(tree: &mut Tree, output: &mut Output<'_>, stop_grace: Duration) {
     let grace_ends = Instant::now() + stop_grace;
-    process.signal_group(Signal::TERM);
-    if reading(output, timeout_at(grace_ends, process.ended())).await.is_ok() {
-        drop(timeout_at(grace_ends, output.read_to_end()).await);
-    }
+    tree.terminate().await;
+    drop(reading(output, timeout_at(grace_ends, tree.gone())).await);
 }
 
-/// Waits for `event` and reads on meanwhile, so that the process is never held up by a full pipe.
+/// Waits for `event` and reads on meanwhile, so that nobody is held up by a full pipe.
 async fn reading<T>(output: &mut Output<'_>, event: impl Future<Output = T>) -> T {
     let mut event = pin!(event);
     tokio::select! {
@@ -112,8 +109,10 @@ async fn reading<T>(output: &mut Output<'_>, event: impl Future<Output = T>) -> 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::path::Path;
 
     use super::*;
+    use crate::executor::launcher::tests::launcher;
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -123,38 +122,42 @@ mod tests {
 
     /// Runs a script; the time limit is there to end a test that hangs.
     async fn run(script: &str, patience: Patience, interrupt: &CancellationToken) -> Ended {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("script");
+        run_in(tempfile::tempdir().unwrap().path(), script, patience, interrupt).await
+    }
+
+    async fn run_in(
+        directory: &Path,
+        script: &str,
+        patience: Patience,
+        interrupt: &CancellationToken,
+    ) -> Ended {
+        let path = directory.join("script");
         std::fs::write(&path, script).unwrap();
         let argv = Argv::new("/bin/sh", vec![path.to_str().unwrap().to_owned()]).unwrap();
         let conditions = Conditions {
             nice: 0,
             may_gain_privileges: false,
-            directory: directory.path().to_owned(),
+            directory: directory.to_owned(),
             env: BTreeMap::from([("PATH".into(), "/usr/bin".into())]),
         };
         let mut room = 1000;
-        timeout(LONG, execute(&argv, &conditions, patience, 1, &mut room, interrupt))
+        timeout(LONG, execute(&launcher(), &argv, &conditions, patience, 1, &mut room, interrupt))
             .await
             .expect("the step ends")
             .expect("the step starts")
     }
 
-    fn lives(pid: &str) -> bool {
-        assert!(pid.trim().parse::<u32>().is_ok(), "the script was not fast enough to say {pid:?}");
-        // A zombie that waits for its reaper has ended, too.
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
-        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    /// Not even a zombie is left of it.
+    fn assert_gone(pid: &str) {
+        let pid: u32 =
+            pid.trim().parse().unwrap_or_else(|_| panic!("the script was not fast enough: {pid:?}"));
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} is still there");
     }
 
-    /// Waits until the kernel has taken down a process that was killed.
-    async fn is_gone(pid: &str) {
-        let gone = async {
-            while lives(pid) {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(LONG, gone).await.expect("the process is gone");
+    fn assert_all_gone(output: &[u8], count: usize) {
+        let text = String::from_utf8_lossy(output);
+        assert_eq!(text.lines().count(), count, "{text}");
+        text.lines().for_each(assert_gone);
     }
 
     #[tokio::test]
@@ -174,12 +177,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_ignores_term_is_killed_with_its_group() {
-        let script = "trap '' TERM; sleep 60 & echo $!; wait; sleep 60";
+    async fn what_ignores_term_is_killed_with_all_that_descends_from_it() {
+        let script = "trap '' TERM
+            sleep 60 & echo $!
+            setsid sleep 60 & echo $!
+            (setsid sh -c 'echo $$; sleep 60 & echo $!; wait' &)
+            setsid setsid sh -c 'echo $$; exec >&- 2>&-; while :; do sleep 1; done' &
+            sleep 60; sleep 60; wait";
         let times = patience(Duration::from_secs(1), Duration::from_millis(200));
         let ended = run(script, times, &CancellationToken::new()).await;
         assert_eq!(ended.exit, Exit::TimedOut);
-        is_gone(&String::from_utf8(ended.output).unwrap()).await;
+        assert_all_gone(&ended.output, 5);
+    }
+
+    #[tokio::test]
+    async fn term_reaches_what_has_left_the_group() {
+        let script = "setsid sh -c 'trap \"echo bye; exit\" TERM; echo $$; sleep 60 & wait' & wait";
+        let times = patience(Duration::from_secs(1), LONG);
+        let ended = run(script, times, &CancellationToken::new()).await;
+        assert_eq!(ended.exit, Exit::TimedOut);
+        assert!(ended.output.ends_with(b"bye\n"), "{:?}", String::from_utf8_lossy(&ended.output));
+    }
+
+    #[tokio::test]
+    async fn what_forks_on_and_on_does_not_get_away() {
+        let script = "setsid /bin/sh $0 & exit 3";
+        let directory = tempfile::tempdir().unwrap();
+        let ended = run_in(directory.path(), script, patience(LONG, LONG), &CancellationToken::new()).await;
+        assert_eq!(ended.exit, Exit::Code(3));
+        let lives = |process: std::io::Result<std::fs::DirEntry>| {
+            let command = std::fs::read_to_string(process.unwrap().path().join("cmdline"));
+            command.is_ok_and(|command| command.contains(directory.path().to_str().unwrap()))
+        };
+        assert!(!std::fs::read_dir("/proc").unwrap().any(lives));
+    }
+
+    #[tokio::test]
+    async fn a_command_that_kills_its_supervisor_ends_with_its_tree() {
+        let script = "(setsid sleep 60 & echo $!); sleep 60 & echo $!; kill -KILL $PPID; sleep 60";
+        let ended = run(script, patience(LONG, LONG), &CancellationToken::new()).await;
+        assert_eq!(ended.exit, Exit::Signal(9));
+        assert_all_gone(&ended.output, 2);
     }
 
     #[tokio::test]
@@ -191,26 +229,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_grandchild_in_the_group_does_not_outlive_the_step() {
-        let began = Instant::now();
-        let ended = run("sleep 60 & echo $!", patience(LONG, LONG), &CancellationToken::new()).await;
+    async fn what_a_command_leaves_behind_does_not_outlive_the_step() {
+        let script = "sleep 60 & echo $!; setsid sleep 60 & echo $!";
+        let ended = run(script, patience(LONG, LONG), &CancellationToken::new()).await;
         assert_eq!(ended.exit, Exit::Code(0));
-        is_gone(&String::from_utf8(ended.output).unwrap()).await;
-        assert!(began.elapsed() < LONG / 2);
+        assert_all_gone(&ended.output, 2);
     }
 
     #[tokio::test]
-    async fn a_grandchild_that_left_the_group_cannot_hold_the_step() {
-        let began = Instant::now();
+    async fn a_flood_from_what_is_left_behind_does_not_hold_the_step() {
         let script = "setsid sh -c 'echo $$; while echo y; do :; done' & sleep 0.2";
         let ended = run(script, patience(LONG, LONG), &CancellationToken::new()).await;
-        assert_eq!(ended.exit, Exit::Code(0));
-        assert!(began.elapsed() < LONG / 2);
-        assert_eq!(ended.output.len(), 1000);
+        assert_eq!((ended.exit, ended.output.len()), (Exit::Code(0), 1000));
         assert!(ended.dropped > 0);
-        // The pipe it wrote to is closed, so it ends by SIGPIPE.
-        let text = String::from_utf8(ended.output).unwrap();
-        is_gone(text.lines().next().unwrap()).await;
+        let text = String::from_utf8_lossy(&ended.output).into_owned();
+        assert_gone(text.lines().next().unwrap());
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ use tracing::Instrument;
 use super::agreement::{Asked, agree};
 use super::ends;
 use super::hold;
+use super::launcher::Launcher;
 use super::persist::{GivenUp, Pauses, until_written};
 use super::run::{self, Ending, Ledger, Plan};
 use super::step::Ended;
@@ -41,6 +42,8 @@ pub struct Worker {
     pub policy: InForce,
     /// Where starts and ends are written down.
     pub recorder: Recorder,
+    /// What starts commands.
+    pub launcher: Launcher,
     /// What durations in the log are measured with.
     pub clock: Clock,
     /// How long running commands may go on after the worker was told to stop.
@@ -66,7 +69,9 @@ impl Worker {
     /// terminated. What is queued, or claimed but not started, stays for the next worker.
     pub async fn work(self, stop: CancellationToken) {
         let worker = Arc::new(self);
-        let stops = Stops { claims: stop, runs: CancellationToken::new() };
+        let stops = Stops { claims: stop.child_token(), runs: CancellationToken::new() };
+        let _launcher =
+            AbortOnDropHandle::new(tokio::spawn(stop_without(worker.launcher.clone(), stops.claims.clone())));
         let mut runs = JoinSet::new();
         let mut pauses = Pauses::default();
         let (freed, mut gone) = mpsc::channel(hold::FILES_AT_ONCE);
@@ -75,6 +80,8 @@ impl Worker {
         let ends = AbortOnDropHandle::new(tokio::spawn(ends));
         let _watch = AbortOnDropHandle::new(tokio::spawn(hold::watch(worker.store.clone(), freed)));
         let mut free = None;
+        // Nothing may overlap what a worker that was killed has left running.
+        stops.claims.run_until_cancelled(worker.launcher.ready()).await;
         while !stops.claims.is_cancelled() {
             let mut news = pin!(worker.store.available());
             // Listening begins before asking, so that a job submitted in between is not slept over.
@@ -106,6 +113,7 @@ impl Worker {
             }
         }
         drain(runs, &stops.runs, worker.drain).await;
+        worker.launcher.clone().close().await;
         nothing_ends.cancel();
         if let Err(error) = ends.await {
             tracing::error!(%error, "the ends of jobs are no longer put on record; the next start does it");
@@ -221,7 +229,7 @@ impl Worker {
             last: Mutex::default(),
         };
         let retry = &agreed.route.run.retry;
-        match run::execute(&plan, &ledger, &interrupt).await {
+        match run::execute(&plan, &self.launcher, &ledger, &interrupt).await {
             Ending::Final { state, reason } if retry.follows(claim.attempt, state, ledger.last_exit()) => {
                 Ending::Again { delay: retry.delay, reason }
             }
@@ -332,6 +340,15 @@ async fn contained(run: impl Future<Output = Ending> + Send + 'static) -> Ending
     })
 }
 
+/// Claims nothing more once nothing can be started any more; the worker then ends, and is better restarted.
+async fn stop_without(launcher: Launcher, claims: CancellationToken) {
+    launcher.ended().await;
+    if !claims.is_cancelled() {
+        tracing::error!("commands can no longer be started: their launcher has ended");
+        claims.cancel();
+    }
+}
+
 /// Lets `runs` end by themselves for as long as `limit`, then cancels `patience` and waits for what that ends.
 async fn drain(mut runs: JoinSet<()>, patience: &CancellationToken, limit: Duration) {
     let all_ended = async { while runs.join_next().await.is_some() {} };
@@ -403,7 +420,8 @@ mod tests {
         fn work(&self, drain: Duration) -> JoinHandle<()> {
             let (store, policy) = (self.store.clone(), InForce::always(Arc::clone(&self.policy)));
             let (recorder, clock) = (self.recorder.clone(), Clock::system());
-            tokio::spawn(Worker { store, policy, recorder, clock, drain }.work(self.stop.clone()))
+            let launcher = Launcher::of_queue(&self.policy.queue.file).unwrap();
+            tokio::spawn(Worker { store, policy, recorder, launcher, clock, drain }.work(self.stop.clone()))
         }
 
         async fn ended(&self, job: JobId) -> JobView {

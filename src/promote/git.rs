@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::argv::Argv;
 use crate::domain::job::Exit;
-use crate::executor::spawn::{Conditions, NotStarted};
+use crate::executor::launcher::{LaunchError, Launcher, NotStarted};
+use crate::executor::spawn::Conditions;
 use crate::executor::step::{self, Patience};
 
 /// Where git is looked for; there is no search path.
@@ -58,6 +59,7 @@ const SETTINGS: [&str; 11] = [
 /// git, set up for one repository.
 #[derive(Clone, Debug)]
 pub(super) struct Git {
+    launcher: Launcher,
     program: &'static str,
     directory: PathBuf,
     env: BTreeMap<String, String>,
@@ -78,8 +80,11 @@ pub enum GitError {
     /// It is not installed.
     #[error("git is not there; install it as one of {}", PROGRAMS.join(", "))]
     Missing,
-    /// It did not start.
+    /// Nothing can be started.
     #[error(transparent)]
+    Launcher(#[from] LaunchError),
+    /// It did not start.
+    #[error("git was not started: {0}")]
     NotStarted(#[from] NotStarted),
     /// It failed.
     #[error("git could not {what}: {text}")]
@@ -138,7 +143,8 @@ impl Git {
         ] {
             env.insert(name.to_owned(), value.to_owned());
         }
-        let mut git = Self { program, directory: directory.to_owned(), env, interrupt };
+        let launcher = Launcher::alone()?;
+        let mut git = Self { launcher, program, directory: directory.to_owned(), env, interrupt };
         git = git.with("GIT_DIR", &git_dir.to_string_lossy());
         Ok(git)
     }
@@ -164,7 +170,9 @@ impl Git {
         };
         let patience = Patience { time: TIME, stop_grace: STOP_GRACE };
         let mut room = MOST_OUTPUT;
-        let ended = step::execute(&argv, &conditions, patience, 1, &mut room, &self.interrupt).await?;
+        let ended =
+            step::execute(&self.launcher, &argv, &conditions, patience, 1, &mut room, &self.interrupt)
+                .await?;
         if ended.interrupted {
             return Err(GitError::Interrupted { what });
         }

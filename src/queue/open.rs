@@ -137,6 +137,17 @@ pub(super) fn open(file: &Path) -> Result<Opened, OpenError> {
     }
 }
 
+/// The file beside the queue `file` whose lock is held while anything runs that a worker of the queue has started,
+/// whether or not the worker itself still does.
+///
+/// # Errors
+/// When others could read or replace it, or it cannot be made.
+pub fn runs_lock(file: &Path) -> Result<File, OpenError> {
+    let mut lock_file = file.as_os_str().to_owned();
+    lock_file.push(".runs");
+    private_file(Path::new(&lock_file))
+}
+
 /// A connection that cannot write.
 pub(super) fn reader(file: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::Ledger;
-pub use super::open::OpenError;
+pub use super::open::{OpenError, runs_lock};
 use super::operate::Cancels;
 use super::read::Readers;
 pub use super::unrecorded::Unrecorded;

@@ -34,5 +34,6 @@ mod renewal;
 mod senders;
 mod signed;
 mod support;
+mod trees;
 mod two_processes;
 mod wall;

@@ -1,0 +1,179 @@
+//! The process that one command after another descends from: it starts a command, adopts whatever loses its parent, and
+//! knows when nothing of the tree is left.
+//!
+//! Takes orders from its worker alone, and holds no secret. When the conversation ends, for whatever reason, so does
+//! every descendant, and then this process. Has one thread, which only waits, starts, signals and reaps.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, getpid, set_child_subreaper};
+use serde::{Deserialize, Serialize};
+
+use super::news::{News, Reaped, reap};
+use super::spawn::{self, Conditions, Streams};
+use super::{descendants, frame};
+use crate::domain::argv::Argv;
+use crate::domain::job::Exit;
+
+/// From one attempt to end a tree to the next, when nothing has ended meanwhile.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// What a worker asks for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Order {
+    /// Start a command; the descriptor beside it is its standard output and standard error.
+    Start {
+        /// Program and arguments.
+        argv: Vec<String>,
+        /// What it is given, and what it is denied.
+        conditions: Conditions,
+    },
+    /// TERM to the whole tree.
+    Terminate,
+    /// KILL to the whole tree, until nothing of it is left.
+    Kill,
+}
+
+/// What a worker is told.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Event {
+    /// Nothing runs.
+    NotStarted {
+        /// Why.
+        reason: String,
+    },
+    /// The command itself has ended; what it started may go on.
+    Ended {
+        /// How.
+        exit: Exit,
+    },
+    /// Nothing is left of the tree. The next command may be started.
+    Gone,
+}
+
+/// What there is of a tree.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tree {
+    Nothing,
+    /// The command runs.
+    Whole(Pid),
+    /// The command has ended, and has left something.
+    Rest,
+}
+
+struct Supervisor<'a> {
+    orders: &'a UnixStream,
+    news: &'a News,
+    tree: Tree,
+    /// Frames that are sent together, because one wakes the worker as well as two.
+    events: Vec<u8>,
+}
+
+/// Follows orders until there are no more, and ends everything then.
+///
+/// # Errors
+/// When the system refuses what this cannot do without. Nothing is left running then, either, unless that is the reason.
+pub(super) fn supervise(orders: &UnixStream, news: &News) -> io::Result<()> {
+    set_child_subreaper(Some(getpid()))?;
+    let mut supervisor = Supervisor { orders, news, tree: Tree::Nothing, events: Vec::new() };
+    let followed = supervisor.follow();
+    supervisor.end()?;
+    followed
+}
+
+impl Supervisor<'_> {
+    fn follow(&mut self) -> io::Result<()> {
+        loop {
+            let is_ordered = self.news.wait(Some(self.orders.as_fd()), None)?;
+            if self.tree != Tree::Nothing {
+                self.reap_all()?;
+            }
+            if is_ordered {
+                let Some((order, descriptors)) = frame::receive(self.orders)? else {
+                    return Ok(());
+                };
+                self.obey(order, descriptors)?;
+            }
+            self.tell()?;
+        }
+    }
+
+    fn obey(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        match (order, self.tree) {
+            (Order::Start { argv, conditions }, Tree::Nothing) => {
+                match start(argv, &conditions, descriptors) {
+                    Ok(leader) => self.tree = Tree::Whole(leader),
+                    Err(reason) => self.note(&Event::NotStarted { reason })?,
+                }
+            }
+            (Order::Start { .. }, Tree::Whole(_) | Tree::Rest) => {
+                return Err(io::Error::other("a second command was ordered"));
+            }
+            // The last process ended while the order was under way.
+            (Order::Terminate | Order::Kill, Tree::Nothing) => {}
+            (Order::Terminate, Tree::Whole(_) | Tree::Rest) => descendants::terminate(&HashSet::new())?,
+            (Order::Kill, Tree::Whole(_) | Tree::Rest) => self.end()?,
+        }
+        Ok(())
+    }
+
+    /// Kills until nobody is left. What cannot be killed, because it has gained more rights than this process or hangs
+    /// in the kernel, is waited for.
+    fn end(&mut self) -> io::Result<()> {
+        while !self.reap_all()? {
+            descendants::kill(&HashSet::new())?;
+            self.news.wait(None, Some(AGAIN_AFTER))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the exits of all that have ended; true when nobody is left.
+    fn reap_all(&mut self) -> io::Result<bool> {
+        loop {
+            match (reap()?, self.tree) {
+                (Reaped::Ended(pid, exit), Tree::Whole(leader)) if pid == leader => {
+                    self.tree = Tree::Rest;
+                    self.note(&Event::Ended { exit })?;
+                }
+                (Reaped::Ended(..), Tree::Whole(_) | Tree::Rest | Tree::Nothing) => {}
+                (Reaped::NoneYet, Tree::Whole(_) | Tree::Rest | Tree::Nothing) => return Ok(false),
+                (Reaped::Nobody, Tree::Nothing) => return Ok(true),
+                (Reaped::Nobody, Tree::Whole(_) | Tree::Rest) => {
+                    self.tree = Tree::Nothing;
+                    self.note(&Event::Gone)?;
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, event: &Event) -> io::Result<()> {
+        self.events.extend(frame::encode(event)?);
+        Ok(())
+    }
+
+    fn tell(&mut self) -> io::Result<()> {
+        use std::io::Write as _;
+        let told = self.orders.write_all(&self.events);
+        self.events.clear();
+        told
+    }
+}
+
+fn start(argv: Vec<String>, conditions: &Conditions, descriptors: Vec<OwnedFd>) -> Result<Pid, String> {
+    let mut argv = argv.into_iter();
+    let program = argv.next().unwrap_or_default();
+    let argv = Argv::new(&program, argv.collect()).map_err(|error| error.to_string())?;
+    let Ok([output]) = <[OwnedFd; 1]>::try_from(descriptors) else {
+        return Err("one descriptor belongs beside an order to start".into());
+    };
+    let error = output.try_clone().map_err(|error| error.to_string())?;
+    let streams = Streams { input: Stdio::null(), output: output.into(), error: error.into() };
+    spawn::launch(&argv, conditions, streams).map_err(|error| error.to_string())
+}
