@@ -50,8 +50,15 @@ impl Front {
                 counters: counters.clone(),
                 clock: time.clone(),
             });
+            let listen = policy.listen.as_ref();
+            let trusted_proxies = listen.map(|listen| listen.trusted_proxies.clone()).unwrap_or_default();
             let epoch = trust.as_ref().map_or(0, |trust| trust.epoch());
-            let settings = listener::Settings { tls: Arc::clone(tls), epoch, limits: limits(generation) };
+            let settings = listener::Settings {
+                tls: Arc::clone(tls),
+                epoch,
+                limits: limits(generation),
+                trusted_proxies,
+            };
             Some(Face { router, counters, settings: Arc::new(settings) })
         });
         let settings = settings?;

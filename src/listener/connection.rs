@@ -25,11 +25,13 @@ use tower::{Service, ServiceExt};
 
 use super::framing::Framed;
 use super::phase::{Answer, Phase};
+use super::proxy::{self, Told};
 use super::seldom::Seldom;
 use super::shares::{Holder, Share, Shares};
 use super::stream::{Patience, TimedStream};
 use super::{Limits, Settings};
 use crate::domain::identity::{Peer, Presented, Shown};
+use crate::domain::source::Source;
 use crate::trust::certificate;
 
 /// Most header fields of a request; beyond, hyper answers 431.
@@ -53,13 +55,23 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    /// Sees a connection through, from the handshake to its end.
+    /// One more connection for the source of `address`, or `None` when it has as many as it may.
+    pub(super) fn share(&self, address: SocketAddr, limits: &Limits) -> Option<Share> {
+        let share = self.shares.take(Holder::Source(Source::of(address.ip())), limits);
+        if share.is_none() {
+            self.warn(address, &"too many connections from this source");
+        }
+        share
+    }
+
+    /// Sees a connection through, from the handshake to its end. Without a share it is a load balancer's, and begins with
+    /// whom it speaks for.
     pub(super) async fn attend<S>(
         self: Arc<Self>,
         settings: Arc<Settings>,
         socket: TcpStream,
         address: SocketAddr,
-        share: Share,
+        share: Option<Share>,
         service: S,
     ) where
         S: Service<Request<Incoming>, Response = Response<axum::body::Body>, Error = Infallible>
@@ -71,17 +83,34 @@ impl Desk {
         let phase = Phase::default();
         let close = self.stop.child_token();
         let handshake = phase.begin();
-        let Settings { tls, limits, epoch } = &*settings;
+        let Settings { tls, limits, epoch, .. } = &*settings;
         let patience = Patience { headers: limits.headers, idle: limits.idle };
         let stream = TimedStream::new(socket, patience, phase.clone(), close.clone());
         let acceptor = TlsAcceptor::from(Arc::clone(tls));
-        let accepted = tokio::select! {
-            accepted = timeout(limits.handshake, acceptor.accept(stream)) => accepted,
+        let greeting = async {
+            let mut stream = stream;
+            let (address, share) = match share {
+                Some(share) => (address, Some(share)),
+                None => match proxy::read(&mut stream).await {
+                    Ok(Told::Client(client)) => (client, self.share(client, limits)),
+                    Ok(Told::Balancer) => (address, self.share(address, limits)),
+                    Err(error) => {
+                        self.warn(address, &error);
+                        return Err(());
+                    }
+                },
+            };
+            let share = share.ok_or(())?;
+            let stream = acceptor.accept(stream).await;
+            stream.map(|stream| (stream, address, share)).map_err(|error| self.refused(address, &error))
+        };
+        let greeted = tokio::select! {
+            greeted = timeout(limits.handshake, greeting) => greeted,
             () = self.stop.cancelled() => return,
         };
-        let stream = match accepted {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return self.refused(address, &error),
+        let (stream, address, share) = match greeted {
+            Ok(Ok(greeted)) => greeted,
+            Ok(Err(())) => return,
             Err(elapsed) => return self.complain(address, &elapsed),
         };
         drop(handshake);

@@ -126,7 +126,7 @@ impl Gateway {
                 Ok(Response::new(Body::from(text)))
             }
         });
-        let settings = Arc::new(Settings { tls, epoch: 0, limits });
+        let settings = Arc::new(Settings { tls, epoch: 0, limits, trusted_proxies: Vec::new() });
         let serving = tokio::spawn(serve(
             sockets,
             Arc::new(move || Arc::clone(&settings)),

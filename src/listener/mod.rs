@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::{Request, Response};
+use ipnet::IpNet;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,7 +25,6 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use crate::clock::Clock;
-use crate::domain::source::Source;
 use crate::policy;
 
 mod bind;
@@ -33,6 +33,7 @@ mod connection;
 mod fixture;
 mod framing;
 mod phase;
+pub mod proxy;
 mod seldom;
 mod shares;
 mod stream;
@@ -45,7 +46,7 @@ use connection::Desk;
 pub use connection::converse;
 pub use framing::Framed;
 use seldom::Seldom;
-use shares::{Holder, Shares};
+use shares::Shares;
 pub use tls::tls_config;
 
 /// How long open requests may take to finish after the listener was told to stop.
@@ -98,6 +99,15 @@ pub struct Settings {
     pub epoch: u64,
     /// Caps and time limits.
     pub limits: Limits,
+    /// Networks of load balancers, who say for whom they speak before TLS begins.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl Settings {
+    fn trusts(&self, address: SocketAddr) -> bool {
+        let address = address.ip().to_canonical();
+        self.trusted_proxies.iter().any(|network| network.contains(&address))
+    }
 }
 
 /// Tells the settings in force, at each connection anew.
@@ -119,9 +129,8 @@ pub async fn serve<S>(
     S::Future: Send,
 {
     let troubles = Seldom::new(clock.clone(), TROUBLE_PERIOD);
-    let shares = Arc::new(Shares::default());
     let desk = Arc::new(Desk {
-        shares: Arc::clone(&shares),
+        shares: Arc::new(Shares::default()),
         stop: stop.clone(),
         warnings: Seldom::new(clock.clone(), COMPLAINT_PERIOD),
         complaints: Seldom::new(clock, COMPLAINT_PERIOD),
@@ -152,10 +161,14 @@ pub async fn serve<S>(
             }
         };
         let settings = settings();
-        let Some(share) = shares.take(Holder::Source(Source::of(address.ip())), &settings.limits) else {
+        // A balancer's connections are those of its clients; whose, is known once it has said so.
+        let share = if settings.trusts(address) {
+            None
+        } else if let Some(share) = desk.share(address, &settings.limits) {
+            Some(share)
+        } else {
             // A reset leaves nothing behind in the kernel, where an orderly close would for a minute.
             let _ = socket.set_zero_linger();
-            desk.warn(address, &"too many connections from this source");
             continue;
         };
         let attended = Arc::clone(&desk).attend(settings, socket, address, share, service.clone());

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::domain::name::{KeyName, RouteName};
@@ -88,6 +89,8 @@ pub struct Listen {
     pub clients: Option<ClientTrust>,
     /// How old the file of revocation lists may be; then certificates are refused.
     pub crl_max_age: Option<Duration>,
+    /// Networks whose PROXY protocol header, version 2, is required and believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Hosts that signatures may name; `None`: the names in the server's certificate.
     pub authorities: Option<Vec<String>>,
 }

@@ -187,3 +187,88 @@ fn i7_connections_of_strangers_leave_descriptors_for_accepted_jobs() {
     drop(strangers);
     assert!(gateway.log.text().contains("LimitNOFILE"), "{}", gateway.log.text());
 }
+
+#[test]
+fn five_hundred_nodes_behind_one_address_are_not_held_back_by_the_limits_per_source() {
+    const NODES: usize = 500;
+    let site = Site::with_limits("connections_per_source = 64\nrequests_per_source = \"5/h\"");
+    let count = site.path("count");
+    let program = site.program("kick", &format!("echo x >> {}", count.display()));
+    site.route(
+        "kick",
+        &format!(
+            "method = \"GET\"\npath = \"/kick\"\n[[allow]]\ncertname = [\"*.example.com\"]\n[run]\nsteps = [[\"{program}\"]]\ncoalesce = true\n"
+        ),
+    );
+    let gateway = site.serve();
+    // A stranger has used up what the address has.
+    let mut stranger = gateway.connect();
+    while stranger.ask(&gateway.get("/kick")).status != 429 {}
+    let nodes: Vec<_> = (0..NODES).map(|node| site.node(&format!("node{node}.example.com"), &[])).collect();
+    // All of them stay connected to the end: far more than the source may have.
+    let answers: Vec<(Tls, Response)> = std::thread::scope(|scope| {
+        let some = nodes.chunks(NODES / 20).map(|some| {
+            let gateway = &gateway;
+            scope.spawn(move || {
+                let kick = |node| {
+                    let mut tls = gateway.connect_as(node);
+                    let response = tls.ask(&gateway.get("/kick"));
+                    (tls, response)
+                };
+                some.iter().map(kick).collect::<Vec<_>>()
+            })
+        });
+        let some: Vec<_> = some.collect();
+        some.into_iter().flat_map(|some| some.join().unwrap()).collect()
+    });
+    assert_eq!(answers.len(), NODES);
+    for (_, response) in &answers {
+        assert_eq!(response.status, 202, "{response:?}");
+    }
+    assert_eq!(stranger.ask(&gateway.get("/kick")).status, 429);
+    drop(answers);
+    assert_eq!(gateway.stop().code(), Some(0));
+    let runs = wait_for_lines(&count, 1).len();
+    assert!(runs < NODES / 5, "{runs} runs");
+}
+
+#[test]
+fn i7_waits_for_results_are_bounded_and_the_others_are_told_at_once() {
+    let site = Site::with_limits("waiting = 1");
+    let gate = site.path("gate");
+    let program = site.program("slow", &format!("while [ ! -e {} ]; do sleep 0.02; done", gate.display()));
+    site.route("x", &ROUTE.replace("/bin/true", &program));
+    let gateway = site.serve();
+    let waiting = || gateway.post("/x", "1").header("prefer", "wait=20", false).request();
+    let mut first = gateway.connect();
+    first.write(waiting().as_bytes()).unwrap();
+    gateway.log.wait_for(|line| line.contains("\"started\"")).unwrap();
+    let second = gateway.send(&waiting());
+    assert_eq!((second.status, second.json()["state"].as_str()), (202, Some("queued")), "{second:?}");
+    std::fs::write(&gate, "").unwrap();
+    assert_eq!(first.read().unwrap().status, 200);
+}
+
+#[test]
+fn i7_all_bodies_together_are_bounded() {
+    let site = site("body = \"8KiB\"\nbodies = \"10KiB\"");
+    let gateway = site.serve();
+    let mut slow = gateway.connect();
+    let half = "x".repeat(8000);
+    let head = format!("POST /x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 8192\r\n\r\n{half}");
+    slow.write(head.as_bytes()).unwrap();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    // Once it holds its share, there is no room for another one of that size, whatever the path.
+    let refused = loop {
+        let response = gateway.send(&gateway.post("/nothing", &half).request());
+        if response.status == 429 {
+            break response;
+        }
+        assert!(std::time::Instant::now() < deadline, "{response:?}");
+    };
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(gateway.send(&gateway.post("/x", &"x".repeat(100)).request()).status, 202);
+    slow.write("x".repeat(192).as_bytes()).unwrap();
+    assert!(slow.read().unwrap().is_wall());
+    assert_eq!(gateway.send(&gateway.post("/x", &half).request()).status, 202);
+}

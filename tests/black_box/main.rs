@@ -28,6 +28,7 @@ mod oracle;
 mod other_clients;
 mod patience;
 mod promote;
+mod proxies;
 mod ready_routes;
 mod reload;
 mod renewal;

@@ -320,6 +320,16 @@ impl Tls {
         ca_pem: &str,
         chain_and_key: Option<(&str, &str)>,
     ) -> std::io::Result<Self> {
+        Self::greet(TcpStream::connect(address)?, &[], ca_pem, chain_and_key)
+    }
+
+    /// The same over a connection that is there, on which `before` is sent first.
+    pub fn greet(
+        mut socket: TcpStream,
+        before: &[u8],
+        ca_pem: &str,
+        chain_and_key: Option<(&str, &str)>,
+    ) -> std::io::Result<Self> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
             roots.add(certificate.unwrap()).unwrap();
@@ -342,8 +352,8 @@ impl Tls {
         };
         let name = ServerName::try_from("localhost").unwrap();
         let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-        let socket = TcpStream::connect(address)?;
         socket.set_read_timeout(Some(PATIENCE))?;
+        socket.write_all(before)?;
         let mut stream = StreamOwned::new(connection, socket);
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::keys::KnownKey;
-use super::{Decoded, Page, Table, Value, admin, keys, limits};
+use super::{Decoded, Page, Table, Value, admin, keys, limits, rule};
 use crate::domain::name::KeyName;
 use crate::policy::diagnostic::Finding;
 use crate::policy::files::{Files, Surroundings};
@@ -143,7 +143,10 @@ fn listen(table: &mut Table<'_>, files: &Files, credentials: &mut Credentials) -
     let revocation = table.or("revocation", Revocation::Required, |value| value.word(&words, &[]));
     let crl_max_age = table.optional("crl_max_age", positive_duration);
     let authorities = table.optional("authorities", |value| value.set(authority));
-    table.unsupported("trusted_proxies");
+    let trusted_proxies = table.or("trusted_proxies", Vec::new(), |value| match value.is_empty_list() {
+        true => Ok(Vec::new()),
+        false => value.set(rule::network),
+    });
     credentials.certificate = certificate.clone().ok();
     credentials.private_key = private_key.clone().ok();
     credentials.clients = ca.clone().ok().flatten().map(|ca| {
@@ -165,6 +168,7 @@ fn listen(table: &mut Table<'_>, files: &Files, credentials: &mut Credentials) -
         private_key: private_key?,
         clients: clients?,
         crl_max_age: crl_max_age?,
+        trusted_proxies: trusted_proxies?,
         authorities: authorities?,
     })
 }
@@ -465,7 +469,11 @@ mod tests {
             ("revocation = \"on\"", "`revocation`: `on` is not one of its values"),
             ("colour = 1", "unknown key `colour` in `[listen]`"),
             ("crl_max_age = \"0s\"", "`crl_max_age`: a duration longer than nothing"),
-            ("trusted_proxies = []", "`trusted_proxies` is not supported yet in `[listen]`"),
+            (
+                "trusted_proxies = [\"10.0.0.1/8\"]",
+                "`trusted_proxies`: the address has bits beyond the network's prefix",
+            ),
+            ("trusted_proxies = \"10.0.0.0/8\"", "`trusted_proxies`: takes a list, not a string"),
         ] {
             assert_eq!(listen(line), [finding], "{line}");
         }

@@ -78,7 +78,8 @@ fn verifiable(value: Value<'_>, known: &Known) -> Decoded<()> {
 }
 
 /// A network, or an address alone; what is IPv4 in IPv6's clothes is IPv4.
-fn network(value: Value<'_>) -> Decoded<IpNet> {
+/// A network, or an address alone.
+pub(super) fn network(value: Value<'_>) -> Decoded<IpNet> {
     let text = value.text()?;
     let parsed = text
         .parse::<IpNet>()
