@@ -14,6 +14,7 @@ mod gateway;
 
 mod classes;
 mod http_type;
+mod kick;
 mod module;
 mod node;
 mod wire;
