@@ -16,6 +16,7 @@ use super::spawn::Conditions;
 use super::step::{self, Ended, Patience};
 use crate::domain::argv::Argv;
 use crate::domain::job::{Exit, State};
+use crate::policy::output::Telltale;
 use crate::policy::route::{Privileges, Run};
 
 /// Everything that one run needs to know.
@@ -31,6 +32,8 @@ pub(super) struct Plan {
     pub(super) stop_grace: Duration,
     /// How many bytes of all output together are kept.
     pub(super) output_limit: usize,
+    /// What a step that has failed writes.
+    pub(super) fail_on_output: Option<Telltale>,
 }
 
 /// How a run ended.
@@ -77,7 +80,8 @@ impl Plan {
             env: run.env.clone(),
         };
         let Run { timeout, stop_grace, output_limit, .. } = *run;
-        Self { steps, conditions, timeout, stop_grace, output_limit }
+        let fail_on_output = run.fail_on_output.clone();
+        Self { steps, conditions, timeout, stop_grace, output_limit, fail_on_output }
     }
 }
 
@@ -135,12 +139,17 @@ pub(super) async fn execute(
             };
         time = time.saturating_sub(began.elapsed());
         let (exit, interrupted) = (ended.exit, ended.interrupted);
+        let (ended, telling) = told(plan.fail_on_output.as_ref(), ended).await;
         ledger.ended(step, argv, ended);
         if interrupted {
             return Ending::because(State::Interrupted, format!("the worker stopped during step {step}"));
         }
         match exit {
-            Exit::Code(0) => {}
+            Exit::Code(0) => {
+                if let Some(why) = telling {
+                    return Ending::because(State::Failed, format!("step {step}: {exit}, but {why}"));
+                }
+            }
             Exit::TimedOut => return Ending::because(State::TimedOut, format!("step {step}: {exit}")),
             Exit::Code(_) | Exit::Signal(_) => {
                 return Ending::because(State::Failed, format!("step {step}: {exit}"));
@@ -148,6 +157,20 @@ pub(super) async fn execute(
         }
     }
     Ending::Final { state: State::Succeeded, reason: None }
+}
+
+/// What the output of a step says against it, whatever it exited with. What was not kept cannot be judged, and so is no
+/// success either.
+async fn told(telltale: Option<&Telltale>, ended: Ended) -> (Ended, Option<&'static str>) {
+    let Some(telltale) = telltale.cloned() else { return (ended, None) };
+    if ended.dropped > 0 {
+        return (ended, Some("not all of its output was kept for `fail_on_output`; raise `output_limit`"));
+    }
+    let Ended { output, .. } = ended;
+    // However much is kept, no thread that serves requests waits for it to be read.
+    let judged = tokio::task::spawn_blocking(move || (telltale.is_in(&output), output)).await;
+    let (is_in, output) = judged.unwrap_or((true, Vec::new()));
+    (Ended { output, ..ended }, is_in.then_some("its output matches `fail_on_output`"))
 }
 
 #[cfg(test)]
@@ -205,6 +228,7 @@ mod tests {
             timeout: Duration::from_secs(60),
             stop_grace: Duration::from_secs(5),
             output_limit: 100,
+            fail_on_output: None,
         }
     }
 
@@ -236,6 +260,25 @@ mod tests {
         let ending = run(&plan(&[&["/usr/bin/true"], &["/usr/bin/false"], &["/usr/bin/true"]]), &notes).await;
         assert_eq!(ending, Ending::because(State::Failed, "step 2: exit code 1"));
         assert_eq!(notes.entries().len(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_step_whose_output_tells_of_a_failure_has_failed_and_so_has_one_that_wrote_too_much_to_tell() {
+        let mut plan = plan(&[&["/usr/bin/printf", "fine\\nNo response from: n1\\n"], &["/usr/bin/true"]]);
+        let mut outcome = async |telltale: &str, limit| {
+            plan.fail_on_output = Telltale::compile(telltale).ok();
+            plan.output_limit = limit;
+            let notes = Notes::new(usize::MAX);
+            (run(&plan, &notes).await, notes.entries().len())
+        };
+        let failed = |why: &str| Ending::because(State::Failed, format!("step 1: exit code 0, but {why}"));
+        let (ending, entries) = outcome("(?m)^No response from", 100).await;
+        assert_eq!((ending, entries), (failed("its output matches `fail_on_output`"), 2));
+        let (ending, entries) = outcome("^No response from", 100).await;
+        assert_eq!((state(&ending), entries), (Some(State::Succeeded), 4));
+        let (ending, entries) = outcome("^No response from", 10).await;
+        let too_much = "not all of its output was kept for `fail_on_output`; raise `output_limit`";
+        assert_eq!((ending, entries), (failed(too_much), 2));
     }
 
     #[tokio::test]

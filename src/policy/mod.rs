@@ -25,6 +25,7 @@ mod files;
 mod in_force;
 mod nearest;
 pub mod opening;
+pub mod output;
 pub mod parameter;
 pub mod renewal;
 mod rights;

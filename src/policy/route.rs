@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Rate;
 use super::argv::{StepTemplate, Template};
 use super::condition::Condition;
+use super::output::Telltale;
 use super::parameter::{From, Invalid, Parameters};
 use super::rule::Rule;
 use crate::domain::argv::Argv;
@@ -105,6 +106,8 @@ pub struct Run {
     pub idempotent: bool,
     /// How many bytes of a job's output are kept.
     pub output_limit: usize,
+    /// What a step that has failed writes, whatever it exits with.
+    pub fail_on_output: Option<Telltale>,
     /// What the sender is told, and when.
     pub respond: Respond,
     /// Whether commands may gain privileges (`su`, `sudo`).

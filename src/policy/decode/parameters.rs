@@ -104,13 +104,14 @@ fn shape(table: &Table<'_>, from: &From, is_list: bool, max_items: Option<usize>
 }
 
 pub(super) fn pattern(value: Value<'_>) -> Decoded<Pattern> {
-    value.parse(|text| {
-        Pattern::compile(text).map_err(|error| {
-            let error = error.to_string();
-            let last = error.lines().last().unwrap_or_default();
-            format!("not a pattern: {}", last.strip_prefix("error: ").unwrap_or(last))
-        })
-    })
+    value.parse(|text| Pattern::compile(text).map_err(|error| no_pattern(&error)))
+}
+
+/// What is wrong with a regular expression, in one line.
+pub(super) fn no_pattern(error: &impl std::fmt::Display) -> String {
+    let error = error.to_string();
+    let last = error.lines().last().unwrap_or_default();
+    format!("not a pattern: {}", last.strip_prefix("error: ").unwrap_or(last))
 }
 
 fn integer(table: &mut Table<'_>) -> Decoded<Accepts> {

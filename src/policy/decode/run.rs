@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::gateway::positive_duration;
 use super::limits::positive_size;
+use super::parameters::no_pattern;
 use super::{Decoded, Table, Value};
 use crate::domain::argv::{Argv, MOST_ARGUMENTS};
 use crate::domain::name::ParameterName;
@@ -16,6 +17,7 @@ use crate::policy::diagnostic::{Finding, Place};
 use crate::policy::files::Files;
 use crate::policy::nearest::nearest;
 use crate::policy::opening::ProgramProblem;
+use crate::policy::output::Telltale;
 use crate::policy::parameter::Shape;
 use crate::policy::route::{Privileges, Respond, Retry, Run};
 use crate::policy::units;
@@ -59,11 +61,14 @@ pub(super) fn decode(
     let retry = table.table_or_defaults("retry", "`retry`", retry);
     let idempotent = table.or("idempotent", false, Value::flag);
     let output_limit = table.or("output_limit", 1 << 20, positive_size);
+    let fail_on_output = table.optional("fail_on_output", |value| {
+        value.parse(|text| Telltale::compile(text).map_err(|error| no_pattern(&error)))
+    });
     let words = [("accepted", Respond::Accepted), ("result", Respond::Result)];
     let respond = table.or("respond", Respond::Accepted, |value| value.word(&words, &[]));
     let words = [("drop", Privileges::Drop), ("may_gain", Privileges::MayGain)];
     let privileges = table.or("privileges", Privileges::Drop, |value| value.word(&words, &[]));
-    for later in ["limits", "writable", "fail_on_output"] {
+    for later in ["limits", "writable"] {
         table.unsupported(later);
     }
     stdin?;
@@ -83,6 +88,7 @@ pub(super) fn decode(
         retry: retry?,
         idempotent: idempotent?,
         output_limit: output_limit?,
+        fail_on_output: fail_on_output?,
         respond: respond?,
         privileges: privileges?,
     })
@@ -383,7 +389,8 @@ mod tests {
             ("retry = { times = 3 }", "unknown key `times` in `retry`"),
             ("limits = {}", "`limits` is not supported yet in `[run]`"),
             ("writable = []", "`writable` is not supported yet in `[run]`"),
-            ("fail_on_output = \"x\"", "`fail_on_output` is not supported yet in `[run]`"),
+            ("fail_on_output = \"(\"", "`fail_on_output`: not a pattern: unclosed group"),
+            ("fail_on_output = [\"x\"]", "`fail_on_output`: takes a string, not an array"),
             ("shell = \"x\"", "unknown key `shell` in `[run]`"),
         ] {
             assert_eq!(findings(GATEWAY, &[("r", &format!("{ROUTE}{line}"))]), [finding], "{line}");
@@ -396,7 +403,7 @@ mod tests {
     #[test]
     fn what_is_written_is_what_runs() {
         let text = with_steps("[[\"/bin/a\", \"role={role}\"], [\"/bin/b\"]]")
-            + "nice = 0\ndirectory = \"/srv\"\nenv = { PATH = \"/bin\", _x = \"{role}\" }\nstdin = \"none\"\ntimeout = \"1h\"\nstop_grace = \"0s\"\nlock = \"l-{role}\"\nconcurrency = 3\ncoalesce = true\nexpires = \"2d\"\nidempotent = true\noutput_limit = \"1KiB\"\nrespond = \"result\"\nprivileges = \"may_gain\"\nwait_while_exists = \"/run/x.lock\"\nretry = { attempts = 3, delay = \"1m\", exit_codes = [75, 1] }";
+            + "nice = 0\ndirectory = \"/srv\"\nenv = { PATH = \"/bin\", _x = \"{role}\" }\nstdin = \"none\"\ntimeout = \"1h\"\nstop_grace = \"0s\"\nlock = \"l-{role}\"\nconcurrency = 3\ncoalesce = true\nexpires = \"2d\"\nidempotent = true\noutput_limit = \"1KiB\"\nrespond = \"result\"\nprivileges = \"may_gain\"\nwait_while_exists = \"/run/x.lock\"\nretry = { attempts = 3, delay = \"1m\", exit_codes = [75, 1] }\nfail_on_output = \"No r.sponse\"";
         let loaded = compile(GATEWAY, &[("r", &text)]).unwrap_or_else(|found| panic!("{found}"));
         let run = &loaded.policy.routes.values().next().unwrap().run;
         assert_eq!((run.nice, run.directory.to_str(), run.concurrency.get()), (0, Some("/srv"), 3));
@@ -405,6 +412,7 @@ mod tests {
         assert_eq!((seconds, run.output_limit), ([3600, 0, 172_800], 1024));
         assert_eq!((run.respond, run.privileges), (Respond::Result, Privileges::MayGain));
         assert!(run.idempotent && run.coalesce);
+        assert!(run.fail_on_output.as_ref().is_some_and(|telltale| telltale.is_in(b"No response from")));
         assert_eq!(run.wait_while_exists.as_deref(), Some(Path::new("/run/x.lock")));
         let delay = Duration::from_secs(60);
         assert_eq!(run.retry, Retry { attempts: 3, delay, exit_codes: vec![75, 1] });
