@@ -100,10 +100,11 @@ fn find(spared: &HashSet<Pid>, at_sight: Option<Signal>) -> io::Result<Vec<Proce
     Ok(found)
 }
 
-/// See `proc_pid_stat(5)`: the parent is the second field after the name, which may hold anything but ends with the last
-/// parenthesis.
+/// See `proc_pid_stat(5)`: the parent is the second field after the name. A process chooses its own name, of any bytes,
+/// but no later field holds a parenthesis.
 fn parent_of(pid: Pid) -> Option<Pid> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(") ")?;
-    Pid::from_raw(fields.split(' ').nth(1)?.parse().ok()?)
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let name_ends = stat.iter().rposition(|byte| *byte == b')')?;
+    let fields = std::str::from_utf8(stat.get(name_ends + 1..)?).ok()?;
+    Pid::from_raw(fields.split_ascii_whitespace().nth(1)?.parse().ok()?)
 }

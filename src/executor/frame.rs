@@ -75,7 +75,7 @@ pub(super) fn receive<T: DeserializeOwned>(stream: &UnixStream) -> io::Result<Op
 #[derive(Debug)]
 pub(super) struct Link {
     stream: tokio::net::UnixStream,
-    received: Vec<u8>,
+    bytes: Vec<u8>,
 }
 
 impl Link {
@@ -84,7 +84,7 @@ impl Link {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let stream = tokio::net::UnixStream::from_std(ours)?;
-        Ok((Self { stream, received: Vec::new() }, theirs.into()))
+        Ok((Self { stream, bytes: Vec::new() }, theirs.into()))
     }
 
     /// Sends a frame and copies of descriptors beside it.
@@ -111,10 +111,10 @@ impl Link {
     /// The next frame; `None` at the end of the conversation. Nothing is lost when this is dropped midway.
     pub(super) async fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         loop {
-            if let Some(frame) = self.take()? {
+            if let Some(frame) = self.received()? {
                 return Ok(Some(frame));
             }
-            if self.stream.read_buf(&mut self.received).await? == 0 {
+            if self.stream.read_buf(&mut self.bytes).await? == 0 {
                 return Ok(None);
             }
         }
@@ -125,16 +125,17 @@ impl Link {
         self.stream.shutdown().await
     }
 
-    fn take<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
-        let Some(head) = self.received.first_chunk::<HEAD>() else {
+    /// The next frame, if it has been received already.
+    pub(super) fn received<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+        let Some(head) = self.bytes.first_chunk::<HEAD>() else {
             return Ok(None);
         };
         let end = HEAD + length(*head)?;
-        let Some(body) = self.received.get(HEAD..end) else {
+        let Some(body) = self.bytes.get(HEAD..end) else {
             return Ok(None);
         };
         let message = serde_json::from_slice(body)?;
-        self.received.drain(..end);
+        self.bytes.drain(..end);
         Ok(Some(message))
     }
 }

@@ -329,6 +329,10 @@ impl Tree {
     }
 
     async fn order(&mut self, order: &Order) {
+        // Most commands leave nothing, which came with the news of their end.
+        while let Some(told) = self.link.as_mut().and_then(|link| link.received().transpose()) {
+            self.hear(told.map(Some));
+        }
         if let (Some(link), false) = (&mut self.link, self.is_gone)
             && link.send(order, &[]).await.is_err()
         {
@@ -338,18 +342,8 @@ impl Tree {
 
     async fn listen(&mut self) {
         if let Some(link) = &mut self.link {
-            match link.next().await {
-                Ok(Some(Event::NotStarted { reason })) => {
-                    self.exit = Some(Err(NotStarted(reason)));
-                    self.is_gone = true;
-                }
-                Ok(Some(Event::Ended { exit })) => self.exit = Some(Ok(exit)),
-                Ok(Some(Event::Gone)) => self.is_gone = true,
-                Ok(None) | Err(_) => {
-                    tracing::error!("the supervisor of a command has ended; whatever runs is killed");
-                    self.link = None;
-                }
-            }
+            let told = link.next().await;
+            self.hear(told);
             return;
         }
         match (&mut self.fate).await {
@@ -358,6 +352,21 @@ impl Tree {
             Ok(Fate::Gone) | Err(_) => {}
         }
         self.is_gone = true;
+    }
+
+    fn hear(&mut self, told: io::Result<Option<Event>>) {
+        match told {
+            Ok(Some(Event::NotStarted { reason })) => {
+                self.exit = Some(Err(NotStarted(reason)));
+                self.is_gone = true;
+            }
+            Ok(Some(Event::Ended { exit })) => self.exit = Some(Ok(exit)),
+            Ok(Some(Event::Gone)) => self.is_gone = true,
+            Ok(None) | Err(_) => {
+                tracing::error!("the supervisor of a command has ended; whatever runs is killed");
+                self.link = None;
+            }
+        }
     }
 }
 

@@ -200,6 +200,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn no_name_that_a_process_gives_itself_hides_it() {
+        let script = "for name in '\\377\\376' 'a) S 1' '(' ') '; do
+                setsid sh -c 'printf \"$1\" > /proc/self/comm; echo $$; while :; do sleep 60; done' - \"$name\" &
+            done
+            sleep 60; sleep 60";
+        let times = patience(Duration::from_secs(1), Duration::ZERO);
+        let ended = run(script, times, &CancellationToken::new()).await;
+        assert_all_gone(&ended.output, 4);
+    }
+
+    #[tokio::test]
     async fn what_forks_on_and_on_does_not_get_away() {
         let script = "setsid /bin/sh $0 & exit 3";
         let directory = tempfile::tempdir().unwrap();

@@ -203,6 +203,8 @@ fn call_prints_each_step_when_it_has_ended() {
     let mut told = BufReader::new(call.stderr.take().unwrap()).lines().map(Result::unwrap);
     let job = told.next().unwrap();
     let job = job.strip_prefix("accepted: job ").expect(&job);
+    // Where it runs already as it is accepted, the line says so.
+    let job = job.split(',').next().unwrap();
     let mut out = BufReader::new(call.stdout.take().unwrap());
     let mut line = String::new();
     out.read_line(&mut line).unwrap();
