@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::intake::LocalIntake;
 use crate::audit::{Record, Recorder};
@@ -35,8 +35,14 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(10);
 const ARRIVED_WITHIN: Duration = Duration::from_secs(300);
 /// How long a message's id is kept at most: as long as a policy can ask for.
 const KEPT_WITHIN: Duration = Duration::from_secs(3650 * 86_400);
-/// Longest id of a message, and longest scope, in bytes: headers are no longer.
+/// Longest id of a message, in bytes: headers are no longer.
 const LONGEST_ID: usize = 8 * 1024;
+/// Longest identity, in bytes: a common name has 64 (RFC 5280, appendix A.1), and few have more.
+const LONGEST_IDENTITY: usize = 1024;
+/// Most characters of a reason: what was sent may stand in it.
+const LONGEST_REASON: usize = 500;
+/// Jobs that are told at once: each may have as much output as its route keeps.
+const TOLD_AT_ONCE: usize = 16;
 
 /// What is behind the door.
 pub struct Parts {
@@ -59,8 +65,10 @@ pub struct Door {
     own: u32,
     /// Largest question, in bytes.
     largest: usize,
-    /// A permit a byte of a question that is being read.
+    /// A permit a byte of a question that is being read or done.
     room: Semaphore,
+    /// A permit a job that is being told.
+    tellers: Semaphore,
     /// A permit a wait for the end of a job.
     waits: Semaphore,
 }
@@ -84,6 +92,7 @@ impl Door {
             own: rustix::process::geteuid().as_raw(),
             largest,
             room: Semaphore::new(parts.limits.bodies.max(largest).min(Semaphore::MAX_PERMITS)),
+            tellers: Semaphore::new(TOLD_AT_ONCE),
             waits: Semaphore::new(parts.limits.waiting),
             parts,
         }
@@ -98,34 +107,23 @@ impl Door {
     /// Answers the one question of a connection.
     pub async fn attend(self: Arc<Self>, mut stream: UnixStream) {
         let Ok(uid) = stream.peer_cred().map(|credentials| credentials.uid()) else { return };
-        let question = if self.listens_to(uid) {
+        let asked = if self.listens_to(uid) {
             let asked = tokio::time::timeout(ASKED_WITHIN, self.read(&mut stream)).await;
             asked.unwrap_or(Err(Refusal::Slow))
         } else {
             Err(Refusal::Stranger)
         };
-        let answer = match question {
-            Ok(question) => self.answer(uid, question, &mut stream).await,
+        match asked {
+            Ok((question, room)) => self.answer(uid, question, room, &mut stream).await,
             Err(refusal) => {
                 let reason = match refusal {
                     Refusal::Stranger => "only the gate's user may submit".to_owned(),
                     Refusal::Slow => "the question did not arrive in time".to_owned(),
-                    Refusal::NotRead(error) => error.to_string(),
+                    Refusal::NotRead(error) => cut(&error.to_string()),
                 };
                 self.turn_away(uid, reason.clone(), None);
-                Some(Answer::Unavailable(Because { reason }))
+                tell(&mut stream, &Answer::Unavailable(Because { reason })).await;
             }
-        };
-        let Some(answer) = answer else { return };
-        let written = async {
-            let bytes = frame::encode(&answer).map_err(std::io::Error::other)?;
-            stream.write_all(&bytes).await?;
-            stream.shutdown().await
-        };
-        match tokio::time::timeout(TAKEN_WITHIN, written).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "a gate did not take its answer"),
-            Err(_) => tracing::debug!("a gate was too slow for its answer"),
         }
     }
 
@@ -136,38 +134,57 @@ impl Door {
         }
     }
 
-    async fn read(&self, stream: &mut UnixStream) -> Result<Question, Refusal> {
+    /// The question, and the room that it takes.
+    async fn read(
+        &self,
+        stream: &mut UnixStream,
+    ) -> Result<(Question, Option<SemaphorePermit<'_>>), Refusal> {
         let length = frame::read_length(stream, self.largest).await.map_err(Refusal::NotRead)?;
         // Nothing is read before there is room for all of it.
-        let share = u32::try_from(length).unwrap_or(u32::MAX);
-        let _share = self.room.acquire_many(share).await;
+        let room = self.room.acquire_many(u32::try_from(length).unwrap_or(u32::MAX)).await.ok();
         let bytes = frame::read_bytes(stream, length).await.map_err(Refusal::NotRead)?;
-        frame::parse(&bytes).map_err(Refusal::NotRead)
+        Ok((frame::parse(&bytes).map_err(Refusal::NotRead)?, room))
     }
 
-    /// `None` when nobody is there any more to answer.
-    async fn answer(&self, uid: u32, question: Question, stream: &mut UnixStream) -> Option<Answer> {
-        let intake = &self.parts.intake;
+    async fn answer(
+        &self,
+        uid: u32,
+        question: Question,
+        room: Option<SemaphorePermit<'_>>,
+        stream: &mut UnixStream,
+    ) {
+        let Parts { intake, recorder, limits, .. } = &self.parts;
         match question {
-            Question::Submit(request) => Some(self.submit(uid, *request).await),
-            Question::LookUp(Whose { job, by }) => Some(Answer::of_job(intake.look_up(job, by).await)),
+            Question::Submit(request) => {
+                let answer = self.submit(uid, *request).await;
+                drop(room);
+                tell(stream, &answer).await;
+            }
+            Question::LookUp(Whose { job, by }) => {
+                let _teller = self.tellers.acquire().await;
+                tell(stream, &Answer::of_job(intake.look_up(job, by).await)).await;
+            }
             Question::AwaitEnd(Wait { job, milliseconds }) => {
-                let Ok(_wait) = self.waits.try_acquire() else {
-                    return Some(Answer::of_job(intake.await_end(job, Duration::ZERO).await));
-                };
-                let limit = Duration::from_millis(milliseconds).min(self.parts.limits.wait);
-                tokio::select! {
-                    found = intake.await_end(job, limit) => Some(Answer::of_job(found)),
-                    () = gone(stream) => None,
+                // Whoever waits holds nothing but its place among those who wait, and without one is told at once.
+                drop(room);
+                if let Ok(_wait) = self.waits.try_acquire() {
+                    let limit = Duration::from_millis(milliseconds).min(limits.wait);
+                    tokio::select! {
+                        _ = intake.await_end(job, limit) => {}
+                        () = gone(stream) => return,
+                    }
                 }
+                let _teller = self.tellers.acquire().await;
+                tell(stream, &Answer::of_job(intake.await_end(job, Duration::ZERO).await)).await;
             }
             Question::Ready => {
-                let (queue, audit) = tokio::join!(intake.ready(), self.parts.recorder.writable());
+                let (queue, audit) = tokio::join!(intake.ready(), recorder.writable());
                 let audit = audit.map_err(|error| Unavailable(error.to_string()));
-                Some(match queue.and(audit) {
+                let answer = match queue.and(audit) {
                     Ok(()) => Answer::Ready,
                     Err(Unavailable(reason)) => Answer::Unavailable(Because { reason }),
-                })
+                };
+                tell(stream, &answer).await;
             }
         }
     }
@@ -190,7 +207,7 @@ impl Door {
         let Parts { intake, recorder, .. } = &self.parts;
         let (route, identity) = (submission.route.clone(), submission.identity.clone());
         let terms = intake.terms_of_stranger(&submission).inspect_err(|disagreement| {
-            self.turn_away(uid, disagreement.to_string(), Some((route.clone(), identity.clone())));
+            self.turn_away(uid, cut(&disagreement.to_string()), Some((route.clone(), identity.clone())));
         })?;
         let record = Record::Submitted {
             route: route.clone(),
@@ -217,6 +234,24 @@ impl Door {
     }
 }
 
+/// As much of a reason as is told and put on record.
+fn cut(reason: &str) -> String {
+    reason.chars().take(LONGEST_REASON).collect()
+}
+
+async fn tell(stream: &mut UnixStream, answer: &Answer) {
+    let written = async {
+        let bytes = frame::encode(answer).map_err(std::io::Error::other)?;
+        stream.write_all(&bytes).await?;
+        stream.shutdown().await
+    };
+    match tokio::time::timeout(TAKEN_WITHIN, written).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a gate did not take its answer"),
+        Err(_) => tracing::debug!("a gate was too slow for its answer"),
+    }
+}
+
 /// Returns when nobody is there any more to answer; whoever says more than a question counts as gone.
 async fn gone(stream: &mut UnixStream) {
     let _ = stream.read(&mut [0]).await;
@@ -228,9 +263,12 @@ async fn gone(stream: &mut UnixStream) {
 fn within_reason(mut submission: Submission, now: Timestamp) -> Result<Submission, &'static str> {
     let earliest = now.saturating_sub(ARRIVED_WITHIN).unwrap_or(now);
     submission.at = submission.at.clamp(earliest, now);
+    let own = submission.identity.to_string();
+    if own.len() > LONGEST_IDENTITY {
+        return Err("the identity is too long");
+    }
     let Message::Identified(message) = &mut submission.message else { return Ok(submission) };
     let (route, identity) = (&submission.route, &submission.identity);
-    let own = identity.to_string();
     if message.scope != own && message.scope != format!("{own} route:{route}") {
         return Err("the message's scope is not one of its sender");
     }
@@ -336,5 +374,8 @@ mod tests {
         let mut held = submission(NOW, Message::Identified(message(Some(NOW), NOW)));
         held.identity = Identity::Certname("jenkins".into());
         assert!(within_reason(held, time(NOW)).is_err());
+        let mut long = submission(NOW, Message::Anonymous);
+        long.identity = Identity::Certname("x".repeat(LONGEST_IDENTITY));
+        assert!(within_reason(long, time(NOW)).is_err());
     }
 }

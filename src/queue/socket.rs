@@ -114,7 +114,10 @@ impl SocketIntake {
             )));
         }
         let lost = |error: &dyn std::fmt::Display| {
-            Unavailable(format!("the workers on {} ended before they answered: {error}", path.display()))
+            let path = path.display();
+            Unavailable(format!(
+                "the workers on {path} ended before they answered, so what they did is not known: {error}"
+            ))
         };
         stream.write_all(&bytes).await.map_err(|error| lost(&error))?;
         let length = frame::read_length(&mut stream, LARGEST_ANSWER).await.map_err(|error| lost(&error))?;

@@ -412,6 +412,7 @@ fn i4_a_gate_cannot_get_what_the_workers_policy_does_not_offer() {
         change(&|request| request["identity"] = json!("certname:node.example.com")),
         change(&|request| request["proofs"]["key"] = json!("other")),
         change(&|request| request["proofs"]["key"] = Value::Null),
+        change(&|request| request["identity"] = json!(format!("certname:{}", "x".repeat(100_000)))),
     ]
     .into_iter()
     .enumerate()
@@ -425,6 +426,7 @@ fn i4_a_gate_cannot_get_what_the_workers_policy_does_not_offer() {
     let turned_away = |line: &&Value| line["kind"] == "turned_away" || line["kind"] == "refusals";
     let log = pair.audit("work/audit.work.jsonl");
     assert!(log.iter().filter(turned_away).count() >= 3, "{log:#?}");
+    assert!(log.iter().all(|line| line.to_string().len() < 4096), "what is refused is not kept at length");
     assert_eq!(log.iter().filter(|line| line["kind"] == "submitted").count(), 1);
     assert!(pair.audit("gate/audit.jsonl").iter().any(|line| line["kind"] == "not_stored"));
 }
@@ -449,7 +451,7 @@ fn i7_what_is_no_question_is_refused_and_harms_nobody() {
         b"[".repeat(100_000),
         b"{\"run\":{\"argv\":[\"/bin/sh\"]}}".to_vec(),
         b"{\"look_up\":{\"job\":\"1\"}}".to_vec(),
-        b"{\"look_up\":{\"job\":\"01890a5d-ac96-774b-bcce-b302099a8057\",\"more\":1}}".to_vec(),
+        b"{\"look_up\":{\"job\":\"01890a5d-ac96-774b-bcce-b302099a8057\",\"by\":[],\"more\":1}}".to_vec(),
         b"{\"await_end\":{\"job\":\"01890a5d-ac96-774b-bcce-b302099a8057\",\"milliseconds\":-1}}".to_vec(),
         format!("{good} {good}").into_bytes(),
         good.as_bytes()[..good.len() - 1].to_vec(),
@@ -458,6 +460,7 @@ fn i7_what_is_no_question_is_refused_and_harms_nobody() {
         replaced("\"id\":\"5\"", "\"id\":\"6\",\"id\":\"5\""),
         replaced("\"route\":\"job\"", "\"route\":\"job\",\"argv\":[\"/bin/sh\"]"),
         replaced("\"route\":\"job\"", "\"route\":\"../job\""),
+        replaced("\"route\":", &format!("\"{}\":1,\"route\":", "x".repeat(10_000))),
         replaced("\"id\":\"5\"", "\"id\":5"),
         replaced("\"id\":\"5\"", "\"ID\":\"5\""),
         replaced("\"key\":\"jenkins\"", "\"key\":\"jenkins\",\"uid\":0"),
@@ -521,6 +524,31 @@ fn a_gate_that_lies_about_times_leaves_nothing_behind() {
     for id in 2..5 {
         assert_eq!(gate.send(&gate.post("/job", &body(id)).request()).status, 202);
     }
+}
+
+#[test]
+fn workers_that_are_told_to_stop_finish_what_runs_and_keep_what_comes() {
+    let pair = Pair::new("");
+    let (ran, go) = (pair.site.path("ran"), pair.site.path("go"));
+    let text = route(&pair, "");
+    let script =
+        format!("echo \"$1\" >> {}\nwhile [ ! -e {} ]; do sleep 0.02; done", ran.display(), go.display());
+    pair.site.program("program", &script);
+    pair.route("job", &text);
+    let (mut workers, gate) = (pair.work(), pair.gate());
+    let runs = gate.send(&gate.post("/job", &body(1)).request());
+    wait_for_lines(&ran, 1);
+    workers.signal(Signal::TERM);
+    workers.log.wait_for(|line| line.contains("stopping")).unwrap();
+    let waits = gate.send(&gate.post("/job", &body(2)).request());
+    assert_eq!(waits.status, 202, "{waits:?}");
+    std::fs::write(&go, "").unwrap();
+    assert!(workers.child.wait().unwrap().success());
+    assert_eq!(wait_for_lines(&ran, 1), ["1"]);
+    let _workers = pair.work();
+    assert_eq!(gate.ended(&waits.location())["state"], "succeeded");
+    assert_eq!(gate.ended(&runs.location())["state"], "succeeded");
+    assert_eq!(wait_for_lines(&ran, 2), ["1", "2"]);
 }
 
 #[test]
