@@ -19,9 +19,9 @@ use super::generation::Generation;
 use crate::audit::{Cause, Record, Recorder};
 use crate::clock::Clock;
 use crate::domain::alarm::Alarm;
-use crate::policy::InForce;
 use crate::policy::diagnostic::Diagnostics;
 use crate::policy::renewal::Look;
+use crate::policy::{InForce, Policy};
 use crate::queue::sqlite::Store;
 use crate::{gate, listener};
 
@@ -163,10 +163,14 @@ impl Live {
         }
     }
 
-    /// Puts the files in force that a look shows, as far as they can be used.
-    pub(super) async fn renew(&self, look: Look) {
+    /// Puts the files in force that a look at those of `policy` shows, as far as they can be used.
+    pub(super) async fn renew(&self, policy: &Arc<Policy>, look: Look) {
         let _one = self.0.exchange.lock().await;
         let (former, clock) = (self.generation(), self.0.clock.clone());
+        if !Arc::ptr_eq(policy, &former.policy) {
+            // Another policy, loaded meanwhile, may name files that the look did not see; the next look does.
+            return;
+        }
         let renewed = tokio::task::spawn_blocking(move || {
             let renewal = former.policy.renewal(&look);
             former.renew(renewal, &clock)

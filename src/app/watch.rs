@@ -4,6 +4,7 @@
 //! network file systems alike. What is being written is not taken for what is written: a change counts once it has been
 //! seen twice, or after a while in any case.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -37,15 +38,16 @@ pub(super) async fn files(live: Live, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
-        let (policy, before) = (live.generation().policy.clone(), seen.last.clone());
+        let policy = Arc::clone(&live.generation().policy);
+        let (looked_at, before) = (Arc::clone(&policy), seen.last.clone());
         let looked = tokio::task::spawn_blocking(move || {
-            let look = policy.look(&before);
-            let differs = policy.differs(&look);
+            let look = looked_at.look(&before);
+            let differs = looked_at.differs(&look);
             (look, differs)
         });
         let Ok((look, differs)) = looked.await else { continue };
         if seen.is_due(&look, differs) {
-            live.renew(look).await;
+            live.renew(&policy, look).await;
         }
         live.review();
     }
