@@ -42,6 +42,8 @@ pub fn tls_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
+    // All suites are good ones; but which of them is used is the gateway's to say.
+    config.ignore_client_order = true;
     Ok(Arc::new(config))
 }
 

@@ -32,6 +32,7 @@ mod proxies;
 mod ready_routes;
 mod reload;
 mod renewal;
+mod scanners;
 mod senders;
 mod signed;
 mod support;
