@@ -16,6 +16,7 @@ mod crash;
 mod documents;
 mod durable;
 mod explain;
+mod flood;
 mod foreign;
 mod full_disk;
 mod hygiene;

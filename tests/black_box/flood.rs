@@ -1,0 +1,250 @@
+//! Invariant I7, in the large: while strangers hold all they can get, the gateway rests, and whoever is good is answered.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::json;
+
+use crate::support::*;
+
+const ROUTE: &str = "method = \"POST\"\npath = \"/x\"\npayload = \"none\"\n[[allow]]\nkey = [\"jenkins\"]\n[[allow]]\n\
+                     certname = [\"node*.example.com\"]\n[run]\nsteps = [[\"/bin/true\"]]\n";
+
+fn site(limits: &str) -> Site {
+    let site = Site::with_limits(limits);
+    site.route("x", ROUTE);
+    // This process holds the other ends.
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    site
+}
+
+/// Processor time that the gateway has used so far, in clock ticks, which are hundredths of a second (proc(5)).
+fn ticks(gateway: &Running) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", gateway.child.id())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// Whether the other end has ended a connection, whatever it sent before.
+fn ended(mut socket: &TcpStream) -> bool {
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut buffer = [0; 4096];
+    loop {
+        match socket.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return !matches!(error.kind(), std::io::ErrorKind::WouldBlock),
+        }
+    }
+}
+
+#[test]
+fn i7_at_the_limit_of_connections_the_gateway_rests_and_whoever_waits_is_answered_afterwards() {
+    let site = site("connections = 8\nconnections_per_source = 4096");
+    let gateway = site.serve();
+    let held: Vec<Tls> = (0..8).map(|_| gateway.connect()).collect();
+    // These wait in the kernel.
+    let waiting: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(gateway.address).unwrap()).collect();
+    gateway.log.wait_for(|line| line.contains("limits.connections is reached")).unwrap();
+    let before = ticks(&gateway);
+    std::thread::sleep(Duration::from_secs(1));
+    let spent = ticks(&gateway) - before;
+    // A loop that spins uses a hundred of them.
+    assert!(spent < 50, "{spent} hundredths of a second of processor time in one second of waiting");
+
+    std::thread::scope(|scope| {
+        let good = scope.spawn(|| {
+            let asked = gateway.post("/x", "1").request();
+            gateway.send(&asked).status
+        });
+        for stranger in waiting {
+            stranger.shutdown(Shutdown::Both).unwrap();
+        }
+        let end = Instant::now();
+        drop(held);
+        assert_eq!(good.join().unwrap(), 202);
+        let took = end.elapsed();
+        println!("answered {took:?} after the flood's end");
+        assert!(took < PATIENCE, "{took:?}");
+    });
+}
+
+/// The beginning of a real `ClientHello`, up to the middle of it.
+fn half_a_handshake() -> Vec<u8> {
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let mut connection = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).unwrap();
+    hello.truncate(hello.len() / 2);
+    hello
+}
+
+#[test]
+fn i7_a_good_client_beside_five_hundred_slow_ones_is_answered_and_they_are_ended() {
+    let site = site(
+        "connections_per_source = 4096\nrequests_per_source = \"100000/s\"\nhandshake = \"5s\"\nheaders = \"4s\"\n\
+         request = \"4s\"\nidle = \"4s\"",
+    );
+    let gateway = site.serve();
+    let hello = half_a_handshake();
+    let raw = |bytes: &[u8]| {
+        let mut socket = TcpStream::connect(gateway.address).unwrap();
+        socket.write_all(bytes).unwrap();
+        socket
+    };
+    let begun = |bytes: &[u8]| {
+        let mut tls = gateway.connect();
+        tls.write(bytes).unwrap();
+        tls
+    };
+    let silent: Vec<TcpStream> = (0..125).map(|_| raw(b"")).collect();
+    let half: Vec<TcpStream> = (0..125).map(|_| raw(&hello)).collect();
+    let mut idle: Vec<Tls> = (0..125).map(|_| gateway.connect()).collect();
+    let mut trickling: Vec<Tls> = (0..125)
+        .map(|number| match number % 2 {
+            0 => begun(b"POST /x HTTP/1.1\r\nhost: localhost\r\nx-slow: "),
+            _ => begun(b"POST /x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 60000\r\n\r\n"),
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        let trickle = scope.spawn(|| {
+            let mut ended = 0;
+            let deadline = Instant::now() + PATIENCE;
+            while !trickling.is_empty() {
+                assert!(Instant::now() < deadline, "{} still trickle, {ended} were ended", trickling.len());
+                let before = trickling.len();
+                // Who was answered, or can no longer write, is not let go on.
+                trickling.retain_mut(|tls| tls.write(b"x").is_ok());
+                ended += before - trickling.len();
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            ended
+        });
+        let mut took: Vec<Duration> = (0..40)
+            .map(|_| {
+                let begin = Instant::now();
+                assert_eq!(gateway.send(&gateway.post("/x", "1").request()).status, 202);
+                begin.elapsed()
+            })
+            .collect();
+        took.sort();
+        println!("median {:?}, slowest {:?}, handshakes included", took[20], took[39]);
+        assert!(took[20] < Duration::from_secs(2), "{took:?}");
+        assert_eq!(trickle.join().unwrap(), 125);
+    });
+    assert!(silent.iter().chain(&half).all(ended), "a handshake may take as long as it likes");
+    assert!(idle.iter_mut().all(Tls::is_closed), "an idle connection stays");
+    assert_eq!(gateway.send(&gateway.post("/x", "1").request()).status, 202);
+}
+
+#[test]
+fn i7_all_bodies_together_are_bounded_on_every_path_alike() {
+    let site = site("body = \"40KiB\"\nbodies = \"50KiB\"");
+    let gateway = site.serve();
+    let mut slow = gateway.connect();
+    let head = |path: &str, length: usize| {
+        format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n")
+    };
+    slow.write((head("/nothing", 40_000) + &"x".repeat(39_999)).as_bytes()).unwrap();
+    let large = "y".repeat(20_000);
+    let mut refusals = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    for path in ["/x", "/nothing", "/-/jobs/x"] {
+        loop {
+            let response = gateway.send(&(head(path, large.len()) + &large));
+            if response.status == 429 {
+                assert_eq!(response.header("connection"), Some("close"));
+                assert!(response.header("retry-after").is_some());
+                refusals.push(response.without_date());
+                break;
+            }
+            // Not all of the first body has been read yet.
+            assert!(response.is_wall() && Instant::now() < deadline, "{response:?}");
+        }
+    }
+    assert!(refusals.iter().all(|refusal| *refusal == refusals[0]), "{refusals:#?}");
+    assert_eq!(
+        gateway.send(&gateway.post("/x", &"z".repeat(5000)).request()).status,
+        202,
+        "there is room for this"
+    );
+    slow.write(b"x").unwrap();
+    assert!(slow.read().unwrap().is_wall());
+    assert_eq!(gateway.send(&gateway.post("/x", &large).request()).status, 202);
+}
+
+#[test]
+fn i7_waits_together_are_bounded_and_beyond_them_senders_are_told_at_once() {
+    let site = Site::with_limits("waiting = 1");
+    let gate = site.path("gate");
+    let program = site.program("held", &format!("while [ ! -e {} ]; do sleep 0.02; done", gate.display()));
+    site.route("x", &ROUTE.replace("/bin/true", &program));
+    let gateway = site.serve();
+    let waits = |body: &str| gateway.post("/x", body).header("prefer", "wait=60", false).request();
+    let mut first = gateway.connect();
+    first.write(waits("1").as_bytes()).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    // Until the first one waits, another one may.
+    let told = loop {
+        let mut other = gateway.connect();
+        other.write(waits("2").as_bytes()).unwrap();
+        other.set_patience(Duration::from_millis(500));
+        if let Ok(response) = other.read() {
+            break response;
+        }
+        assert!(Instant::now() < deadline);
+    };
+    assert_eq!((told.status, &told.json()["state"]), (202, &json!("queued")), "{told:?}");
+    std::fs::write(&gate, "").unwrap();
+    assert_eq!(first.read().unwrap().status, 200);
+}
+
+#[test]
+fn i7_refusals_are_counted_together_beyond_the_rate_at_which_they_are_logged() {
+    let site = site("refusals_logged = \"3/h\"\nrequests_per_source = \"100000/s\"");
+    let gateway = site.serve();
+    let mut tls = gateway.connect();
+    for number in 0..50 {
+        assert!(tls.ask(&gateway.get(&format!("/guess/{number}"))).is_wall());
+    }
+    assert_eq!(gateway.send(&gateway.post("/x", "1").request()).status, 202);
+    assert_eq!(gateway.stop().code(), Some(0));
+    let audit = std::fs::read_to_string(site.path("audit.jsonl")).unwrap();
+    let of_kind = |kind: &str| -> Vec<serde_json::Value> {
+        let lines = audit.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.filter(|line| line["kind"] == kind).collect()
+    };
+    assert_eq!(of_kind("refused").len(), 3, "{audit}");
+    let counted: u64 = of_kind("refusals").iter().map(|line| line["count"].as_u64().unwrap()).sum();
+    assert_eq!(counted, 47, "{audit}");
+    assert_eq!(of_kind("accepted").len(), 1, "{audit}");
+}
+
+#[test]
+fn i7_many_nodes_behind_one_address_are_not_held_back_by_the_limits_of_a_source() {
+    let site = site("connections_per_source = 32\nrequests_per_source = \"5/h\"");
+    let gateway = site.serve();
+    let request = gateway.get("/x").replacen("GET", "POST", 1);
+    // More than a source may have, all open at once and none of them idle between handshake and request for long.
+    let held: Vec<Tls> = (0..100)
+        .map(|number| {
+            let mut tls = gateway.connect_as(&site.node(&format!("node{number}.example.com"), &[]));
+            assert_eq!(tls.ask(&request).status, 202, "node {number}");
+            tls
+        })
+        .collect();
+    assert!(
+        gateway.connect().ask(&request).is_wall(),
+        "a stranger behind the same address has its own limits"
+    );
+    drop(held);
+}
