@@ -38,6 +38,8 @@ mod rejection;
 pub mod scheme;
 mod stage;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub use answer::WALL;
 pub use counters::Counters;

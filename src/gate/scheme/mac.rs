@@ -66,8 +66,21 @@ pub(super) fn code(digest: Digest, secret: &Secret, parts: &[&[u8]]) -> Option<V
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    static MACS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// How many were computed on this thread.
+#[cfg(test)]
+pub(in super::super) fn macs() -> usize {
+    MACS.get()
+}
+
 /// `None` never comes: HMAC takes a key of any length.
 fn of<M: Mac + KeyInit>(secret: &Secret, parts: &[&[u8]]) -> Option<Vec<u8>> {
+    #[cfg(test)]
+    MACS.set(MACS.get() + 1);
     let mut mac = <M as KeyInit>::new_from_slice(secret.expose()).ok()?;
     parts.iter().for_each(|part| mac.update(part));
     Some(mac.finalize().into_bytes().to_vec())

@@ -33,6 +33,8 @@ pub use authority::{Authority, NotAnAuthority};
 pub use base::NoValue;
 pub use digest::WrongDigest;
 pub use header::Problem;
+#[cfg(test)]
+pub(super) use mac::macs;
 pub use rfc9421::sign::{CannotSign, ToSign, sign};
 pub use verifier::{Verdicts, Verifier};
 pub use why::Why;
