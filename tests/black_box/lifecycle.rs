@@ -90,11 +90,40 @@ fn i8_secrets_stay_out_of_logs_records_environment_and_command_line() {
     for file in ["queue.db", "queue.db-wal", "audit.jsonl"] {
         seen.extend(std::fs::read(site.path(file)).unwrap_or_default());
     }
+    let pem = std::fs::read_to_string(site.path("server.key")).unwrap();
+    for line in pem.lines().filter(|line| !line.starts_with("-----")) {
+        assert!(!seen.windows(line.len()).any(|window| window == line.as_bytes()), "the private key");
+    }
     for secret in ["jenkins-secret-of-thirty-two-bytes-or-more", "the-next-secret-of-jenkins-is-another-one"]
     {
         for form in forms(secret) {
+            let form = form.as_str();
             assert!(!seen.windows(form.len()).any(|window| window == form.as_bytes()), "{form}");
         }
+    }
+}
+
+/// As a program ends that was broken into, or whose C code has a bug; SIGSEGV itself is taken by Rust's runtime first.
+#[test]
+fn i8_a_gateway_that_crashes_leaves_no_core_behind() {
+    use std::os::unix::process::ExitStatusExt as _;
+    for signal in [rustix::process::Signal::ABORT, rustix::process::Signal::QUIT] {
+        let site = Site::new();
+        site.route("slow", &SLOW.replace('@', "/bin/true"));
+        // As much as the system gives: what keeps a core from being written is the gateway's own doing.
+        let mut command = std::process::Command::new("prlimit");
+        command.args(["--core=unlimited:unlimited", BINARY]).current_dir(site.dir.path());
+        let mut gateway = site.serve_by(command);
+        let process = format!("/proc/{}", gateway.child.id());
+        let limits = std::fs::read_to_string(format!("{process}/limits")).unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap().to_owned();
+        assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+        gateway.signal(signal);
+        let ended = gateway.wait();
+        assert_eq!((ended.signal(), ended.core_dumped()), (Some(signal.as_raw()), false));
+        let left = std::fs::read_dir(site.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("core")).collect();
+        assert!(left.is_empty(), "{left:?}");
     }
 }
 
