@@ -22,7 +22,7 @@ mod scenarios;
 mod send;
 
 use answer::Answer;
-use report::{Asked, Report};
+use report::{Asked, Report, Shown};
 use send::Purpose;
 
 /// Call a gateway: sign a request, show a certificate, or both
@@ -60,7 +60,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
 
-    /// Wait until the job has ended, and print its output as its steps end
+    /// Wait until the job has ended, and print its output as it comes
     #[arg(long)]
     pub wait: bool,
 
@@ -141,7 +141,7 @@ impl<O: Write, E: Write> Call<O, E> {
             Answer::Accepted(receipt) if self.wait => return self.follow(receipt).await,
             Answer::Wall => self.explain_wall()?,
             Answer::Job { view, .. } => {
-                self.report.steps(view, 0)?;
+                self.report.steps(view, &mut Shown::default())?;
                 self.report.state(view)?;
             }
             Answer::Accepted(_)

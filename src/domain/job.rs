@@ -190,6 +190,17 @@ pub struct Step {
     pub discarded: bool,
 }
 
+/// The step of a job that runs now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningStep {
+    /// Which, counted from 1.
+    pub step: usize,
+    /// What is executed.
+    pub argv: Vec<String>,
+    /// What it has written so far, as in [`Step`].
+    pub output: String,
+}
+
 /// A job as its submitter is shown it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobView {
@@ -214,6 +225,9 @@ pub struct JobView {
     pub finished: Option<Timestamp>,
     /// The steps that have ended, in order.
     pub steps: Vec<Step>,
+    /// The step that runs now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<RunningStep>,
     /// The job that an operator repeated by this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<JobId>,

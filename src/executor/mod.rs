@@ -44,7 +44,7 @@ mod hold;
 pub mod intake;
 pub mod launcher;
 mod news;
-mod output;
+pub mod output;
 mod persist;
 mod program;
 mod run;

@@ -6,10 +6,40 @@
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 
+use crate::domain::argv::Argv;
+use crate::queue::output::Live;
+
 /// How much is read at once, in bytes: a quarter of a pipe.
 const CHUNK: usize = 16 * 1024;
 /// Longest piece of a line in one log record, in bytes; what is longer goes on in the next.
 const LONGEST_LINE: usize = 2 * 1024;
+
+/// How much of its commands' output a run may still keep, and where that is seen while they run.
+#[derive(Debug)]
+pub struct Room {
+    left: usize,
+    live: Option<Live>,
+}
+
+impl Room {
+    /// For this many bytes, which nobody sees before the end.
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        Self { left: bytes, live: None }
+    }
+
+    /// For this many bytes, which are shown at once.
+    pub(super) fn live(bytes: usize, live: Option<Live>) -> Self {
+        Self { left: bytes, live }
+    }
+
+    /// A step begins.
+    pub(super) fn begin(&self, step: usize, argv: &Argv) {
+        if let Some(live) = &self.live {
+            live.begin(step, argv);
+        }
+    }
+}
 
 /// The output of one step.
 pub(super) struct Output<'a> {
@@ -20,7 +50,7 @@ pub(super) struct Output<'a> {
 
 /// The part of the output that is kept, and how much there was beyond.
 struct Kept<'a> {
-    room: &'a mut usize,
+    room: &'a mut Room,
     bytes: Vec<u8>,
     dropped: u64,
     lines: Lines,
@@ -29,7 +59,7 @@ struct Kept<'a> {
 
 impl<'a> Output<'a> {
     /// Reads from `pipe`; `room` is how many bytes the run may still keep, and shrinks.
-    pub(super) fn new(pipe: Receiver, step: usize, room: &'a mut usize) -> Self {
+    pub(super) fn new(pipe: Receiver, step: usize, room: &'a mut Room) -> Self {
         let kept = Kept { room, bytes: Vec::new(), dropped: 0, lines: Lines::default(), step };
         Self { pipe: Some(pipe), chunk: vec![0; CHUNK].into(), kept }
     }
@@ -57,8 +87,11 @@ impl<'a> Output<'a> {
 
 impl Kept<'_> {
     fn take(&mut self, chunk: &[u8]) {
-        let (keep, beyond) = chunk.split_at(chunk.len().min(*self.room));
-        *self.room -= keep.len();
+        let (keep, beyond) = chunk.split_at(chunk.len().min(self.room.left));
+        self.room.left -= keep.len();
+        if let Some(live) = &self.room.live {
+            live.wrote(keep);
+        }
         self.bytes.extend_from_slice(keep);
         let step = self.step;
         self.lines.push(keep, &mut |line| log(step, line));
@@ -177,12 +210,12 @@ mod tests {
             use std::io::Write;
             (0..100).for_each(|_| (&writer).write_all(&[b'x'; 50_000]).unwrap());
         });
-        let mut room = 70_000;
+        let mut room = Room::new(70_000);
         let mut output = Output::new(Receiver::from_owned_fd(reader.into()).unwrap(), 1, &mut room);
         output.read_to_end().await;
         assert!(output.kept.bytes.capacity() < 200_000);
         let (kept, dropped) = output.close();
-        assert_eq!((kept.len(), dropped, room), (70_000, 5_000_000 - 70_000, 0));
+        assert_eq!((kept.len(), dropped, room.left), (70_000, 5_000_000 - 70_000, 0));
         flood.await.unwrap();
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::launcher::Launcher;
+use super::output::Room;
 use super::persist::GivenUp;
 use super::program;
 use super::spawn::Conditions;
@@ -18,6 +19,7 @@ use crate::domain::argv::Argv;
 use crate::domain::job::{Exit, State};
 use crate::policy::output::Telltale;
 use crate::policy::route::{Privileges, Run};
+use crate::queue::output::Live;
 
 /// Everything that one run needs to know.
 #[derive(Debug)]
@@ -103,11 +105,12 @@ impl Ending {
 pub(super) async fn execute(
     plan: &Plan,
     launcher: &Launcher,
+    live: Option<Live>,
     ledger: &impl Ledger,
     interrupt: &CancellationToken,
 ) -> Ending {
     let mut time = plan.timeout;
-    let mut room = plan.output_limit;
+    let mut room = Room::live(plan.output_limit, live);
     for (index, argv) in plan.steps.iter().enumerate() {
         let step = index + 1;
         let has_run = index > 0;
@@ -129,6 +132,7 @@ pub(super) async fn execute(
         if interrupt.is_cancelled() {
             return interrupted();
         }
+        room.begin(step, argv);
         let began = Instant::now();
         let patience = Patience { time, stop_grace: plan.stop_grace };
         let ended =
@@ -233,7 +237,7 @@ mod tests {
     }
 
     async fn run(plan: &Plan, notes: &Notes) -> Ending {
-        execute(plan, &launcher(), notes, &CancellationToken::new()).await
+        execute(plan, &launcher(), None, notes, &CancellationToken::new()).await
     }
 
     fn state(ending: &Ending) -> Option<State> {
@@ -345,7 +349,7 @@ mod tests {
         let interrupt = CancellationToken::new();
         interrupt.cancel();
         let notes = Notes::new(usize::MAX);
-        let ending = execute(&plan(&[&["/usr/bin/true"]]), &launcher(), &notes, &interrupt).await;
+        let ending = execute(&plan(&[&["/usr/bin/true"]]), &launcher(), None, &notes, &interrupt).await;
         assert_eq!(state(&ending), Some(State::Interrupted));
         assert_eq!(notes.entries(), ["starting 1"]);
     }

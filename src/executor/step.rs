@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::launcher::{Launcher, NotStarted, Started, Tree};
-use super::output::Output;
+use super::output::{Output, Room};
 use super::spawn::Conditions;
 use crate::domain::argv::Argv;
 use crate::domain::job::Exit;
@@ -57,7 +57,7 @@ pub async fn execute(
     conditions: &Conditions,
     patience: Patience,
     step: usize,
-    room: &mut usize,
+    room: &mut Room,
     interrupt: &CancellationToken,
 ) -> Result<Ended, NotStarted> {
     let Started { mut tree, output } = launcher.launch(argv, conditions).await?;
@@ -140,7 +140,7 @@ mod tests {
             directory: directory.to_owned(),
             env: BTreeMap::from([("PATH".into(), "/usr/bin".into())]),
         };
-        let mut room = 1000;
+        let mut room = Room::new(1000);
         timeout(LONG, execute(&launcher(), &argv, &conditions, patience, 1, &mut room, interrupt))
             .await
             .expect("the step ends")

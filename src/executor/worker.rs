@@ -229,7 +229,8 @@ impl Worker {
             last: Mutex::default(),
         };
         let retry = &agreed.route.run.retry;
-        match run::execute(&plan, &self.launcher, &ledger, &interrupt).await {
+        let live = Some(self.store.live(claim.job));
+        match run::execute(&plan, &self.launcher, live, &ledger, &interrupt).await {
             Ending::Final { state, reason } if retry.follows(claim.attempt, state, ledger.last_exit()) => {
                 Ending::Again { delay: retry.delay, reason }
             }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::argv::Argv;
 use crate::domain::job::Exit;
 use crate::executor::launcher::{LaunchError, Launcher, NotStarted};
+use crate::executor::output::Room;
 use crate::executor::spawn::Conditions;
 use crate::executor::step::{self, Patience};
 
@@ -169,7 +170,7 @@ impl Git {
             env: self.env.clone(),
         };
         let patience = Patience { time: TIME, stop_grace: STOP_GRACE };
-        let mut room = MOST_OUTPUT;
+        let mut room = Room::new(MOST_OUTPUT);
         let ended =
             step::execute(&self.launcher, &argv, &conditions, patience, 1, &mut room, &self.interrupt)
                 .await?;

@@ -16,6 +16,7 @@ use crate::domain::submission::Submission;
 pub mod answer;
 pub mod frame;
 pub mod operate;
+pub mod output;
 pub mod question;
 pub mod socket;
 pub mod sqlite;

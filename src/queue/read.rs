@@ -125,6 +125,7 @@ fn find(connection: &mut Connection, job: JobId) -> Result<Option<Found>, Unavai
         started: started.map(stored::time).transpose()?,
         finished: finished.map(stored::time).transpose()?,
         steps: steps(&moment, seq, keeps < 0)?,
+        running: None,
         retry_of: retry_of.as_deref().map(stored::job_id).transpose()?,
     };
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::ledger::Ledger;
 pub use super::open::{OpenError, runs_lock};
 use super::operate::Cancels;
+use super::output::Outputs;
 use super::read::Readers;
 pub use super::unrecorded::Unrecorded;
 use super::waiters::Waiters;
@@ -55,6 +56,7 @@ struct Inner {
     outlook: Arc<watch::Sender<Outlook>>,
     waiters: Waiters,
     cancels: Cancels,
+    outputs: Outputs,
     clock: Clock,
     #[cfg(test)]
     synced: super::fixture::Synced,
@@ -111,6 +113,7 @@ impl Store {
             outlook,
             waiters,
             cancels: Cancels::default(),
+            outputs: Outputs::default(),
             clock,
             #[cfg(test)]
             synced,
@@ -138,7 +141,13 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn find(&self, job: JobId) -> Result<Option<Found>, Unavailable> {
-        self.0.readers.find(job).await
+        Ok(self.0.readers.find(job).await?.map(|found| self.shown(found)))
+    }
+
+    /// With what a command of it that runs now has written.
+    fn shown(&self, mut found: Found) -> Found {
+        self.0.outputs.show(&mut found.view);
+        found
     }
 
     /// The same, where one of these submitted or joined it; whether there is a job of somebody else takes as long to tell as
@@ -147,7 +156,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn find_of(&self, job: JobId, by: Vec<Identity>) -> Result<Option<Found>, Unavailable> {
-        self.0.readers.find_of(job, by).await
+        Ok(self.0.readers.find_of(job, by).await?.map(|found| self.shown(found)))
     }
 
     /// Waits until the job has ended, at most for `limit`; then as [`Store::find`].
@@ -306,6 +315,10 @@ impl Store {
 
     pub(super) fn cancels(&self) -> &Cancels {
         &self.0.cancels
+    }
+
+    pub(super) fn outputs(&self) -> &Outputs {
+        &self.0.outputs
     }
 
     /// Runs `work` in a transaction and returns once it is durable.

@@ -23,6 +23,7 @@ mod hygiene;
 mod jenkins;
 mod lifecycle;
 mod limits;
+mod live_output;
 mod odd_certificates;
 mod operators;
 mod oracle;

@@ -11,6 +11,7 @@ use axum::http::Method;
 use super::super::request::Prepared;
 use super::Call;
 use super::answer::{Answer, Receipt};
+use super::report::Shown;
 use super::send::Purpose;
 
 /// First pause between two looks at a job, also after each change; each is twice the one before.
@@ -23,14 +24,14 @@ const MOST_BLIND_LOOKS: u32 = 5;
 const TICK: Duration = Duration::from_secs(1);
 
 impl<O: Write, E: Write> Call<O, E> {
-    /// Whether the job succeeded; each step is printed as it ends.
+    /// Whether the job succeeded; what it writes is printed as it comes.
     pub(super) async fn follow(&mut self, receipt: &Receipt) -> anyhow::Result<bool> {
         let target = self.prepared.target.at_path(&receipt.location);
         let target = target.context("the gateway's answer does not say where to look for the job")?;
         let look = Prepared { target, method: Method::GET, headers: Vec::new(), body: None, id: None };
         let began = self.clock.monotonic();
         let (mut pause, mut blind) = (SHORTEST_LOOK, 0);
-        let (mut shown, mut state) = (0, receipt.state);
+        let (mut shown, mut state) = (Shown::default(), receipt.state);
         let mut started = None;
         loop {
             let headers = look.sent_headers(self.signer.as_ref(), self.clock.now())?;
@@ -39,20 +40,21 @@ impl<O: Write, E: Write> Call<O, E> {
                     blind = 0;
                     if view.started != started {
                         // A run that is tried again begins with its first step.
-                        (started, shown) = (view.started, 0);
+                        (started, shown) = (view.started, Shown::default());
                     }
                     if view.state != state && !view.state.is_final() {
                         self.report.state(&view)?;
                     }
-                    self.report.steps(&view, shown)?;
+                    let before = (shown, state);
+                    self.report.steps(&view, &mut shown)?;
                     if view.state.is_final() {
                         self.report.state(&view)?;
                         return Ok(Answer::Job { ok: true, view }.is_success(true));
                     }
-                    if (view.steps.len(), view.state) != (shown, state) {
+                    state = view.state;
+                    if (shown, state) != before {
                         pause = SHORTEST_LOOK;
                     }
-                    (shown, state) = (view.steps.len(), view.state);
                 }
                 Ok(Answer::Wall) => bail!(
                     "the gateway no longer shows us the job {}; its log says how the job goes on",

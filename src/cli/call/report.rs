@@ -28,6 +28,13 @@ pub(super) struct Report<O, E> {
     has_progress: bool,
 }
 
+/// How much of a job was shown: whole steps, and bytes of the next one's output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shown {
+    pub(super) steps: usize,
+    pub(super) bytes: usize,
+}
+
 /// What was asked, as far as it can be the reason for a wall.
 pub(super) struct Asked<'a> {
     pub(super) method: &'a Method,
@@ -139,18 +146,33 @@ impl<O: Write, E: Write> Report<O, E> {
         )
     }
 
-    /// The steps after the first `shown`: their output, and how they ended.
-    pub(super) fn steps(&mut self, view: &JobView, shown: usize) -> Result<()> {
-        for (index, step) in view.steps.iter().enumerate().skip(shown) {
+    /// What is new after `shown`: the output of steps and how they ended, and what the step that runs has written.
+    pub(super) fn steps(&mut self, view: &JobView, shown: &mut Shown) -> Result<()> {
+        for (index, step) in view.steps.iter().enumerate().skip(shown.steps) {
+            self.output(&step.output, shown)?;
+            *shown = Shown { steps: index + 1, bytes: 0 };
             self.clear()?;
-            self.out.write_all(step.output.as_bytes())?;
-            self.out.flush()?;
             let cut = match (step.discarded, step.truncated) {
                 (true, _) => ", its output is no longer kept",
                 (false, true) => ", its output was longer than what is kept",
                 (false, false) => "",
             };
             writeln!(self.err, "step {}: {}: {}{cut}", index + 1, step.argv.join(" "), step.exit)?;
+        }
+        match &view.running {
+            Some(running) if running.step == shown.steps + 1 => self.output(&running.output, shown),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// What of a step's output is new; it only grows.
+    fn output(&mut self, output: &str, shown: &mut Shown) -> Result<()> {
+        let new = output.get(shown.bytes..).unwrap_or_default();
+        if !new.is_empty() {
+            self.clear()?;
+            self.out.write_all(new.as_bytes())?;
+            self.out.flush()?;
+            shown.bytes = output.len();
         }
         Ok(())
     }

@@ -89,6 +89,14 @@ fn job(status: u16, state: &str, outputs: &[&str]) -> Response<String> {
     Response::builder().status(status).body(view.to_string()).unwrap()
 }
 
+/// A job whose next step has written this.
+fn running(outputs: &[&str], written: &str) -> Response<String> {
+    let mut view: serde_json::Value = serde_json::from_str(job(200, "running", outputs).body()).unwrap();
+    view["running"] =
+        serde_json::json!({"step": outputs.len() + 1, "argv": ["/bin/x", "y"], "output": written});
+    Response::builder().status(200).body(view.to_string()).unwrap()
+}
+
 #[tokio::test]
 async fn accepted_is_enough_without_wait() {
     let (accepted, out, err, seen) = called(false, |_, _| accepted()).await;
@@ -229,6 +237,21 @@ async fn waiting_follows_the_job_with_fresh_signatures_and_prints_each_step_once
     let inputs: std::collections::BTreeSet<_> =
         seen.iter().map(|seen| seen.head.headers["signature-input"].as_bytes()).collect();
     assert_eq!(inputs.len(), 3);
+}
+
+#[tokio::test]
+async fn waiting_prints_what_a_step_writes_while_it_runs_and_nothing_twice() {
+    let (succeeded, out, err, _) = called(true, |before, _| match before {
+        0 => accepted(),
+        1 => running(&[], "on"),
+        2 => running(&[], "one\nmo"),
+        3 => running(&["one\nmore\n"], "\u{e9}"),
+        _ => job(200, "succeeded", &["one\nmore\n", "\u{e9}t\u{e9}\n"]),
+    })
+    .await;
+    assert!(succeeded, "{err}");
+    assert_eq!(out, "one\nmore\n\u{e9}t\u{e9}\n");
+    assert_eq!(err.matches("exit code 0").count(), 2, "{err}");
 }
 
 #[tokio::test]

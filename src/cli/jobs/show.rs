@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use jiff::Timestamp;
 
 use crate::admin::jobs::Shown;
-use crate::domain::job::{JobView, Step};
+use crate::domain::job::{JobView, RunningStep, Step};
 use crate::queue::operate::Summary;
 
 /// Columns of a terminal that does not say how many it has.
@@ -84,6 +84,7 @@ impl Look {
             started,
             finished,
             steps,
+            running,
             retry_of,
         } = view;
         let ago = |at: Timestamp| format!("{at:.0} ({} ago)", age(at, self.now));
@@ -117,6 +118,13 @@ impl Look {
         for (index, step) in steps.iter().enumerate() {
             line(&format!("step {}", index + 1), &ended(step))?;
             line("", &step.argv.iter().map(|word| argument(word)).collect::<Vec<_>>().join(" "))?;
+        }
+        if let Some(RunningStep { step, argv, output }) = running {
+            line(
+                &format!("step {step}"),
+                &format!("runs; {} lines of output so far", output.lines().count()),
+            )?;
+            line("", &argv.iter().map(|word| argument(word)).collect::<Vec<_>>().join(" "))?;
         }
         Ok(())
     }
@@ -252,6 +260,7 @@ mod tests {
                 truncated: true,
                 discarded: false,
             }],
+            running: None,
             retry_of: Some(summary.job),
         };
         let mut out = Vec::new();
