@@ -277,15 +277,13 @@ fn list(connection: &mut Connection, wanted: &Wanted) -> Result<Option<Page>, Un
             }
         }
     };
-    // Running jobs are few and have an index of their own; for the others the newest are looked at first.
-    let alive = match wanted.state {
-        Some(State::Running) => "AND claimed IS NOT NULL AND finished IS NULL",
-        Some(_) | None => "",
-    };
+    // Only what is asked for stands in the query, so that an index leads to it. By state and route, it is one of the two.
+    let of_state = if wanted.state.is_some() { "state = ?2" } else { "?2 IS NULL" };
+    let of_route = if wanted.route.is_some() { "route = ?3" } else { "?3 IS NULL" };
     let limit = wanted.limit.clamp(1, LARGEST_PAGE);
     let mut statement = moment.prepare_cached(&format!(
         "SELECT id, route, state, identity, submitted, started, finished, retry_of FROM jobs
-         WHERE seq < ?1 AND (?2 IS NULL OR state = ?2) AND (?3 IS NULL OR route = ?3) {alive}
+         WHERE seq < ?1 AND {of_state} AND {of_route}
          ORDER BY seq DESC LIMIT ?4"
     ))?;
     let state = wanted.state.map(State::as_str);

@@ -46,6 +46,8 @@ CREATE TABLE jobs (
     recorded    INTEGER,
     keeps       INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+CREATE INDEX jobs_state    ON jobs (state, seq);
+CREATE INDEX jobs_route    ON jobs (route, seq);
 CREATE INDEX jobs_waiting  ON jobs (lock, seq)   WHERE state = 'queued' AND claimed IS NULL;
 CREATE INDEX jobs_expiring ON jobs (expires_at)
     WHERE state = 'queued' AND claimed IS NULL AND expires_at IS NOT NULL;
