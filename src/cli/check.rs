@@ -29,6 +29,9 @@ pub struct Args {
     /// Where gate and workers are two processes: only what this one uses
     #[arg(long, value_enum)]
     part: Option<Part>,
+    /// Exit with 1 on a warning, too
+    #[arg(long)]
+    strict: bool,
 }
 
 /// One of the two processes that a gateway can be made of.
@@ -57,6 +60,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             let (routes, keys) = (policy.routes.len(), policy.keys.len());
             let directory = args.policy.display();
             let hash = &policy.hash;
+            if args.strict && warnings.warnings() > 0 {
+                return Ok(ExitCode::FAILURE);
+            }
             writeln!(std::io::stdout(), "{directory}: valid; routes: {routes}, keys: {keys}; policy {hash}")?;
             Ok(ExitCode::SUCCESS)
         }

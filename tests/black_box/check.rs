@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use crate::command_line::{ROUTE, check, site};
-use crate::support::bridgeward;
+use crate::support::{Site, bridgeward};
 
 #[test]
 fn errors_of_certificates_are_shown_beside_all_others_at_the_key_that_names_the_file() {
@@ -100,4 +100,27 @@ fn a_policy_can_be_tried_before_it_replaces_another() {
     std::fs::set_permissions(place, std::fs::Permissions::from_mode(0o777)).unwrap();
     let (code, text) = try_it(ROUTE);
     assert!(code == Some(1) && text.contains("others may write in"), "{text}");
+}
+
+#[test]
+fn strict_fails_on_warnings() {
+    let site = Site::new();
+    let check = |strict: &[&str]| {
+        let arguments = [&["check", "--policy", site.dir.path().to_str().unwrap()], strict].concat();
+        let output = bridgeward(&arguments);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let route = "method = \"POST\"\npath = \"/x\"\n[[allow]]\nkey = [\"jenkins\"]\n@[run]\nsteps = [[\"/bin/true\"]]\n";
+    site.route("x", &route.replace('@', ""));
+    assert_eq!(check(&["--strict"]), (Some(0), String::new()));
+    for (rule, run, warning) in [
+        ("networks = [\"0.0.0.0/0\"]\n", "", "this network is every address"),
+        ("networks = [\"10.0.0.0/8\", \"::/0\"]\n", "", "this network is every address"),
+        ("", "privileges = \"may_gain\"\n", "may gain privileges"),
+    ] {
+        site.route("x", &format!("{}{run}", route.replace('@', rule)));
+        let (code, told) = check(&[]);
+        assert!(code == Some(0) && told.contains(warning), "{told}");
+        assert_eq!(check(&["--strict"]), (Some(1), told));
+    }
 }

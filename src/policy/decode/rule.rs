@@ -15,7 +15,19 @@ use crate::policy::rule::{CertificateCondition, CertnamePattern, IdentityConditi
 
 pub(super) fn decode(table: &mut Table<'_>, known: &Known) -> Decoded<Rule> {
     let keys = table.optional("key", |value| value.set(|value| key(value, known)));
-    let networks = table.optional("networks", |value| value.set(network));
+    let networks = table.optional("networks", |value| {
+        value.set(|value| {
+            let network = network(value)?;
+            if network.prefix_len() == 0 {
+                value.page().warn(
+                    value.place(),
+                    "this network is every address",
+                    "leave `networks` out if everywhere is meant, or name the senders' networks",
+                );
+            }
+            Ok(network)
+        })
+    });
     let certnames = table.optional("certname", |value| {
         let verifiable = verifiable(value, known);
         let patterns = value.set(|value| value.parse(CertnamePattern::parse));

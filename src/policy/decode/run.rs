@@ -67,7 +67,17 @@ pub(super) fn decode(
     let words = [("accepted", Respond::Accepted), ("result", Respond::Result)];
     let respond = table.or("respond", Respond::Accepted, |value| value.word(&words, &[]));
     let words = [("drop", Privileges::Drop), ("may_gain", Privileges::MayGain)];
-    let privileges = table.or("privileges", Privileges::Drop, |value| value.word(&words, &[]));
+    let privileges = table.or("privileges", Privileges::Drop, |value| {
+        let privileges = value.word(&words, &[])?;
+        if privileges == Privileges::MayGain {
+            value.page().warn(
+                value.place(),
+                "commands of this route may gain privileges: whatever is set-uid on this machine can be used",
+                "only `su`, `sudo` and the like need it",
+            );
+        }
+        Ok(privileges)
+    });
     for later in ["limits", "writable"] {
         table.unsupported(later);
     }
