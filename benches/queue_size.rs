@@ -128,6 +128,7 @@ fn submission() -> Submission {
     Submission {
         route: RouteName::parse("promote").unwrap(),
         parameters: RawParameters::default(),
+        body: None,
         identity: Identity::Key(key.clone()),
         proofs: Proofs { certificate: None, key: Some(key), source: [192, 0, 2, 7].into() },
         message: Message::Identified(MessageId {

@@ -5,6 +5,7 @@
 pub mod alarm;
 pub mod anchor;
 pub mod argv;
+pub mod body;
 pub mod extension;
 pub mod identity;
 pub mod job;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::body::Body;
 use super::identity::{Identity, Proofs};
 use super::name::RouteName;
 use super::parameters::RawParameters;
@@ -19,6 +20,8 @@ pub struct Submission {
     pub route: RouteName,
     /// The values that the request gave.
     pub parameters: RawParameters,
+    /// The request's body, where the route's commands read it.
+    pub body: Option<Body>,
     /// The identity that the gate's rule picked.
     pub identity: Identity,
     /// What the request showed, so that the worker can ask its own rules.

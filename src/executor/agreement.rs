@@ -8,13 +8,14 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::domain::argv::Argv;
+use crate::domain::body::Body;
 use crate::domain::identity::{Identity, Proofs};
 use crate::domain::name::RouteName;
 use crate::domain::parameters::{DerivedParameters, RawParameters, Value};
 use crate::domain::submission::Terms;
 use crate::policy::Policy;
 use crate::policy::parameter::Invalid;
-use crate::policy::route::{Authorized, Route};
+use crate::policy::route::{Authorized, Route, Stdin};
 
 /// What a job asks for, and who asked.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +24,7 @@ pub(super) struct Asked<'a> {
     pub(super) identity: &'a Identity,
     pub(super) proofs: &'a Proofs,
     pub(super) parameters: &'a RawParameters,
+    pub(super) body: Option<&'a Body>,
 }
 
 /// What the policy offers for it.
@@ -47,6 +49,13 @@ pub(super) enum Disagreement {
     NotAllowed { route: RouteName, identity: Identity },
     #[error("the rules of the route `{route}` say `{here}`, the job says `{there}`")]
     OtherIdentity { route: RouteName, here: Identity, there: Identity },
+    #[error("commands of the route `{0}` read no body, and the job has one")]
+    BodyNotTaken(RouteName),
+    /// A job that is to be repeated may have had one that is no longer kept.
+    #[error("commands of the route `{0}` read the request's body, and the job has none, or no longer")]
+    BodyMissing(RouteName),
+    #[error("the route `{route}` takes bodies of up to {limit} bytes, and the job's is larger")]
+    BodyTooLarge { route: RouteName, limit: usize },
     #[error(transparent)]
     Parameter(#[from] Invalid),
     /// What was rendered of it, such as an argument that would look like an option.
@@ -69,6 +78,15 @@ pub(super) fn agree(policy: &Policy, asked: Asked<'_>) -> Result<Agreed, Disagre
         }
         None => return Err(Disagreement::NotAllowed { route: name.clone(), identity: there }),
     };
+    match (route.run.stdin, asked.body) {
+        (Stdin::None, None) => {}
+        (Stdin::None, Some(_)) => return Err(Disagreement::BodyNotTaken(name.clone())),
+        (Stdin::Body, None) => return Err(Disagreement::BodyMissing(name.clone())),
+        (Stdin::Body, Some(body)) if body.bytes().len() > route.body => {
+            return Err(Disagreement::BodyTooLarge { route: name.clone(), limit: route.body });
+        }
+        (Stdin::Body, Some(_)) => {}
+    }
     let derived = route.parameters.accept(asked.parameters)?;
     let steps = route.run.render(&derived).map_err(|error| Disagreement::Argument(error.to_string()))?;
     let terms = Terms {
@@ -76,32 +94,39 @@ pub(super) fn agree(policy: &Policy, asked: Asked<'_>) -> Result<Agreed, Disagre
         concurrency: route.run.concurrency,
         expires: route.run.expires,
         idempotent: route.run.idempotent,
-        likeness: route.run.coalesce.then(|| likeness(name, &derived)),
+        likeness: route.run.coalesce.then(|| likeness(name, asked.body, &derived)),
         awaits: route.run.wait_while_exists.clone(),
     };
     Ok(Agreed { route: Arc::clone(route), rule, steps, terms })
 }
 
-/// The same for the same route and the same derived values, and for nothing else: lengths keep the parts apart, and a list
+/// The same for the same route, body and derived values, and for nothing else: lengths keep the parts apart, and a list
 /// says how many it has.
-fn likeness(route: &RouteName, derived: &DerivedParameters) -> [u8; 32] {
+fn likeness(route: &RouteName, body: Option<&Body>, derived: &DerivedParameters) -> [u8; 32] {
     let mut hash = Sha256::new();
-    let mut add = |part: &str| {
+    let mut add = |part: &[u8]| {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     };
-    add(route.as_str());
+    add(route.as_str().as_bytes());
+    match body {
+        None => add(b"none"),
+        Some(body) => {
+            add(b"body");
+            add(body.bytes());
+        }
+    }
     for (name, value) in &derived.0 {
-        add(name.as_str());
+        add(name.as_str().as_bytes());
         match value {
             Value::Text(text) => {
-                add("text");
-                add(text);
+                add(b"text");
+                add(text.as_bytes());
             }
             Value::List(items) => {
-                add("list");
-                add(&items.len().to_string());
-                items.iter().for_each(|item| add(item));
+                add(b"list");
+                add(items.len().to_string().as_bytes());
+                items.iter().for_each(|item| add(item.as_bytes()));
             }
         }
     }
@@ -165,7 +190,7 @@ pub(super) mod tests {
         value: &str,
     ) -> Result<Agreed, Disagreement> {
         let (route, parameters) = (RouteName::parse(route).unwrap(), named(value));
-        agree(policy, Asked { route: &route, identity, proofs, parameters: &parameters })
+        agree(policy, Asked { route: &route, identity, proofs, parameters: &parameters, body: None })
     }
 
     #[test]
@@ -192,9 +217,11 @@ pub(super) mod tests {
         let lists = |lists: &[(&str, &[&str])]| {
             let list = |items: &[&str]| Value::List(items.iter().map(|item| (*item).to_owned()).collect());
             let pair = |(name, items): &(&str, &[&str])| (ParameterName::parse(name).unwrap(), list(items));
-            likeness(&route("r"), &DerivedParameters(lists.iter().map(pair).collect()))
+            likeness(&route("r"), None, &DerivedParameters(lists.iter().map(pair).collect()))
         };
-        let of = |name, pairs: &[(&str, &str)]| likeness(&route(name), &derived(pairs));
+        let of = |name, pairs: &[(&str, &str)]| likeness(&route(name), None, &derived(pairs));
+        let with =
+            |body: &[u8], pairs: &[(&str, &str)]| likeness(&route("r"), Some(&body.into()), &derived(pairs));
         assert_eq!(of("r", &[("a", "1"), ("b", "2")]), of("r", &[("b", "2"), ("a", "1")]));
         let all = [
             of("r", &[]),
@@ -212,7 +239,13 @@ pub(super) mod tests {
             lists(&[("a", &["12"])]),
             lists(&[("a", &["1", "b", "list", "1", "2"])]),
             lists(&[("a", &["1"]), ("b", &["2"])]),
+            with(b"", &[]),
+            with(b"1", &[]),
+            with(b"1\n", &[]),
+            with(b"1", &[("a", "1")]),
+            with(b"a", &[("text", "1")]),
         ];
+        assert_eq!(with(b"1", &[]), with(b"1", &[]));
         assert_eq!(std::collections::BTreeSet::from(all).len(), all.len());
 
         let directory = tempfile::tempdir().unwrap();
@@ -220,6 +253,28 @@ pub(super) mod tests {
         let [one, same, other] = ["world", "world", "moon"]
             .map(|name| ask(&policy, "greet", &jenkins(), &proofs(), name).unwrap().terms.likeness);
         assert!(one.is_some() && one == same && one != other);
+    }
+
+    #[test]
+    fn i4_a_body_is_there_where_commands_read_one_and_nowhere_else() {
+        let ask = |run: &str, body: Option<usize>| {
+            let directory = tempfile::tempdir().unwrap();
+            let policy = greeting(directory.path(), &format!("steps = [[\"/usr/bin/cat\"]]\n{run}"));
+            let (route, parameters) = (RouteName::parse("greet").unwrap(), named("world"));
+            let limit = policy.routes[&route].body;
+            let body = body.map(|more| Body::from(vec![b'x'; more * limit + more.min(1)]));
+            let (identity, proofs) = (jenkins(), proofs());
+            let body = body.as_ref();
+            let asked =
+                Asked { route: &route, identity: &identity, proofs: &proofs, parameters: &parameters, body };
+            agree(&policy, asked).map(|agreed| agreed.terms.likeness)
+        };
+        let takes = "stdin = \"body\"\ncoalesce = true";
+        assert!(ask("", None).is_ok());
+        assert!(ask(takes, Some(0)).is_ok_and(|likeness| likeness.is_some()));
+        assert!(matches!(ask("", Some(0)), Err(Disagreement::BodyNotTaken(_))));
+        assert!(matches!(ask(takes, None), Err(Disagreement::BodyMissing(_))));
+        assert!(matches!(ask(takes, Some(1)), Err(Disagreement::BodyTooLarge { .. })));
     }
 
     #[test]

@@ -306,6 +306,7 @@ mod tests {
         Submission {
             route: RouteName::parse("greet").unwrap(),
             parameters: named("world"),
+            body: None,
             identity: jenkins(),
             proofs: proofs(),
             message,

@@ -63,8 +63,8 @@ impl LocalIntake {
     }
 
     fn terms_of(policy: &Policy, submission: &Submission) -> Result<Terms, SubmitError> {
-        let Submission { route, identity, proofs, parameters, .. } = submission;
-        agree(policy, Asked { route, identity, proofs, parameters })
+        let Submission { route, identity, proofs, parameters, body, .. } = submission;
+        agree(policy, Asked { route, identity, proofs, parameters, body: body.as_ref() })
             .map(|agreed| agreed.terms)
             .map_err(|disagreement| SubmitError::Disagrees(disagreement.to_string()))
     }
@@ -99,6 +99,7 @@ impl Repeat for LocalIntake {
         let submission = Submission {
             route: view.route,
             parameters: view.parameters,
+            body: self.store.body(job).await.map_err(SubmitError::from)?,
             identity,
             proofs,
             message: Message::Anonymous,

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::frame::Link;
+use super::input::Input;
 use super::spawn::{self, Conditions, Streams};
 use super::supervisor::{Event, Order};
 use crate::domain::argv::Argv;
@@ -99,6 +100,17 @@ pub enum LaunchError {
     /// The process cannot be started.
     #[error("the launcher of commands cannot be started: {0}")]
     Process(String),
+}
+
+/// A command that is to be started.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Program and arguments.
+    pub argv: &'a Argv,
+    /// What it is given, and what it is denied.
+    pub conditions: &'a Conditions,
+    /// Its standard input; empty when there is none.
+    pub input: Option<&'a Input>,
 }
 
 /// A command that was ordered, and what it writes.
@@ -188,14 +200,18 @@ impl Launcher {
         }
     }
 
-    /// Orders a supervisor to start `argv` under `conditions`. Whether it did is the first that the tree tells.
+    /// Orders a supervisor to start a command. Whether it did is the first that the tree tells.
     ///
     /// # Errors
     /// When there is no supervisor to be had, or the order is too long.
-    pub(super) async fn launch(&self, argv: &Argv, conditions: &Conditions) -> Result<Started, NotStarted> {
-        let order = Order::Start { argv: argv.to_list(), conditions: conditions.clone() };
+    pub(super) async fn launch(&self, call: &Call<'_>) -> Result<Started, NotStarted> {
+        let Call { argv, conditions, input } = *call;
+        let input = input.map(Input::open).transpose()?;
+        let has_input = input.is_some();
+        let order = Order::Start { argv: argv.to_list(), conditions: conditions.clone(), has_input };
         let (reader, writer) = io::pipe()?;
         let output = Receiver::from_owned_fd(reader.into())?;
+        let beside: Vec<_> = [writer.as_fd()].into_iter().chain(input.as_ref().map(AsFd::as_fd)).collect();
         loop {
             let idle = self.idle().pop();
             let is_new = idle.is_none();
@@ -203,7 +219,7 @@ impl Launcher {
                 Some(supervisor) => supervisor,
                 None => self.hire().await?,
             };
-            match supervisor.link.send(&order, &[writer.as_fd()]).await {
+            match supervisor.link.send(&order, &beside).await {
                 Ok(()) => {
                     let Supervisor { link, fate } = supervisor;
                     let (launcher, link) = (self.clone(), Some(link));

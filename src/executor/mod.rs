@@ -3,7 +3,7 @@
 //! [`intake`] turns what the gate accepted into a job, [`door`] takes that from a gate in another process, [`worker`]
 //! claims jobs and runs them, and both ask this process's own policy what a job may be (`agreement`): a queue can ask
 //! for nothing that the policy does not offer. `hold` looks at the files that jobs wait for. `run` takes the steps of one job in order, `step` one command from its start to its
-//! end, `output` what it writes. [`spawn`] is the one place that starts processes: no other file names a command type,
+//! end, `input` what it reads, `output` what it writes. [`spawn`] is the one place that starts processes: no other file names a command type,
 //! and none takes a command as one string.
 //!
 //! # Processes
@@ -25,7 +25,7 @@
 //! What a command gets:
 //! - a session and a process group of its own;
 //! - a niceness above the gateway's, and `no_new_privs` unless its route says `privileges = "may_gain"`;
-//! - `/dev/null` as standard input, and one pipe as standard output and standard error;
+//! - `/dev/null` as standard input, or the request's body where its route says `stdin = "body"`, and one pipe as standard output and standard error;
 //! - umask 077, every signal at its default and none blocked;
 //! - its directory, its arguments byte for byte, and its environment, exactly as the policy says.
 //!
@@ -41,6 +41,7 @@ pub mod door;
 mod ends;
 mod frame;
 mod hold;
+pub mod input;
 pub mod intake;
 pub mod launcher;
 mod news;

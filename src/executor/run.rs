@@ -9,13 +9,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::launcher::Launcher;
+use super::input::Input;
+use super::launcher::{Call, Launcher};
 use super::output::Room;
 use super::persist::GivenUp;
 use super::program;
 use super::spawn::Conditions;
 use super::step::{self, Ended, Patience};
 use crate::domain::argv::Argv;
+use crate::domain::body::Body;
 use crate::domain::job::{Exit, State};
 use crate::policy::output::Telltale;
 use crate::policy::route::{Privileges, Run};
@@ -28,6 +30,8 @@ pub(super) struct Plan {
     pub(super) steps: Vec<Argv>,
     /// What each of them is given.
     pub(super) conditions: Conditions,
+    /// What each of them reads on standard input.
+    pub(super) body: Option<Body>,
     /// How long the commands may take together.
     pub(super) timeout: Duration,
     /// From TERM to KILL.
@@ -69,8 +73,8 @@ pub(super) trait Ledger: Sync {
 }
 
 impl Plan {
-    /// What a route's `[run]` says about these steps, which were rendered from it.
-    pub(super) fn new(run: &Run, steps: Vec<Argv>) -> Self {
+    /// What a route's `[run]` says about these steps, which were rendered from it, and this body, which it takes.
+    pub(super) fn new(run: &Run, steps: Vec<Argv>, body: Option<Body>) -> Self {
         let may_gain_privileges = match run.privileges {
             Privileges::MayGain => true,
             Privileges::Drop => false,
@@ -83,7 +87,7 @@ impl Plan {
         };
         let Run { timeout, stop_grace, output_limit, .. } = *run;
         let fail_on_output = run.fail_on_output.clone();
-        Self { steps, conditions, timeout, stop_grace, output_limit, fail_on_output }
+        Self { steps, conditions, body, timeout, stop_grace, output_limit, fail_on_output }
     }
 }
 
@@ -109,6 +113,10 @@ pub(super) async fn execute(
     ledger: &impl Ledger,
     interrupt: &CancellationToken,
 ) -> Ending {
+    let input = match plan.body.as_ref().map(Input::holding).transpose() {
+        Ok(input) => input,
+        Err(error) => return Ending::because(State::Failed, format!("no room for the body: {error}")),
+    };
     let mut time = plan.timeout;
     let mut room = Room::live(plan.output_limit, live);
     for (index, argv) in plan.steps.iter().enumerate() {
@@ -135,12 +143,11 @@ pub(super) async fn execute(
         room.begin(step, argv);
         let began = Instant::now();
         let patience = Patience { time, stop_grace: plan.stop_grace };
-        let ended =
-            match step::execute(launcher, argv, &plan.conditions, patience, step, &mut room, interrupt).await
-            {
-                Ok(ended) => ended,
-                Err(error) => return Ending::because(State::Failed, format!("step {step}: {error}")),
-            };
+        let call = Call { argv, conditions: &plan.conditions, input: input.as_ref() };
+        let ended = match step::execute(launcher, &call, patience, step, &mut room, interrupt).await {
+            Ok(ended) => ended,
+            Err(error) => return Ending::because(State::Failed, format!("step {step}: {error}")),
+        };
         time = time.saturating_sub(began.elapsed());
         let (exit, interrupted) = (ended.exit, ended.interrupted);
         let (ended, telling) = told(plan.fail_on_output.as_ref(), ended).await;
@@ -229,6 +236,7 @@ mod tests {
         Plan {
             steps: steps.iter().map(argv).collect(),
             conditions: Conditions { nice: 0, may_gain_privileges: false, directory, env },
+            body: None,
             timeout: Duration::from_secs(60),
             stop_grace: Duration::from_secs(5),
             output_limit: 100,

@@ -9,10 +9,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::launcher::{Launcher, NotStarted, Started, Tree};
+use super::launcher::{Call, Launcher, NotStarted, Started, Tree};
 use super::output::{Output, Room};
-use super::spawn::Conditions;
-use crate::domain::argv::Argv;
 use crate::domain::job::Exit;
 
 /// How long the output of a command that has ended is waited for, before and again after its tree is killed.
@@ -53,14 +51,13 @@ enum Cut {
 /// When it could not be started.
 pub async fn execute(
     launcher: &Launcher,
-    argv: &Argv,
-    conditions: &Conditions,
+    call: &Call<'_>,
     patience: Patience,
     step: usize,
     room: &mut Room,
     interrupt: &CancellationToken,
 ) -> Result<Ended, NotStarted> {
-    let Started { mut tree, output } = launcher.launch(argv, conditions).await?;
+    let Started { mut tree, output } = launcher.launch(call).await?;
     let mut output = Output::new(output, step, room);
 
     let cut = reading(&mut output, cut_or_end(&mut tree, patience.time, interrupt)).await;
@@ -112,7 +109,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::domain::argv::Argv;
     use crate::executor::launcher::tests::launcher;
+    use crate::executor::spawn::Conditions;
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -141,7 +140,8 @@ mod tests {
             env: BTreeMap::from([("PATH".into(), "/usr/bin".into())]),
         };
         let mut room = Room::new(1000);
-        timeout(LONG, execute(&launcher(), &argv, &conditions, patience, 1, &mut room, interrupt))
+        let call = Call { argv: &argv, conditions: &conditions, input: None };
+        timeout(LONG, execute(&launcher(), &call, patience, 1, &mut room, interrupt))
             .await
             .expect("the step ends")
             .expect("the step starts")

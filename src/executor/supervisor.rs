@@ -27,12 +27,14 @@ const AGAIN_AFTER: Duration = Duration::from_millis(100);
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Order {
-    /// Start a command; the descriptor beside it is its standard output and standard error.
+    /// Start a command; the first descriptor beside it is its standard output and standard error.
     Start {
         /// Program and arguments.
         argv: Vec<String>,
         /// What it is given, and what it is denied.
         conditions: Conditions,
+        /// Whether a second descriptor is its standard input; else that is empty.
+        has_input: bool,
     },
     /// TERM to the whole tree.
     Terminate,
@@ -107,8 +109,8 @@ impl Supervisor<'_> {
 
     fn obey(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         match (order, self.tree) {
-            (Order::Start { argv, conditions }, Tree::Nothing) => {
-                match start(argv, &conditions, descriptors) {
+            (Order::Start { argv, conditions, has_input }, Tree::Nothing) => {
+                match start(argv, &conditions, has_input, descriptors) {
                     Ok(leader) => self.tree = Tree::Whole(leader),
                     Err(reason) => self.note(&Event::NotStarted { reason })?,
                 }
@@ -166,14 +168,24 @@ impl Supervisor<'_> {
     }
 }
 
-fn start(argv: Vec<String>, conditions: &Conditions, descriptors: Vec<OwnedFd>) -> Result<Pid, String> {
+fn start(
+    argv: Vec<String>,
+    conditions: &Conditions,
+    has_input: bool,
+    descriptors: Vec<OwnedFd>,
+) -> Result<Pid, String> {
     let mut argv = argv.into_iter();
     let program = argv.next().unwrap_or_default();
     let argv = Argv::new(&program, argv.collect()).map_err(|error| error.to_string())?;
-    let Ok([output]) = <[OwnedFd; 1]>::try_from(descriptors) else {
-        return Err("one descriptor belongs beside an order to start".into());
+    let mut descriptors = descriptors.into_iter();
+    let (output, input) = match (descriptors.next(), descriptors.next(), has_input) {
+        (Some(output), None, false) => (output, Stdio::null()),
+        (Some(output), Some(input), true) => (output, input.into()),
+        (None | Some(_), None | Some(_), true | false) => {
+            return Err("not the descriptors that belong beside an order to start".into());
+        }
     };
     let error = output.try_clone().map_err(|error| error.to_string())?;
-    let streams = Streams { input: Stdio::null(), output: output.into(), error: error.into() };
+    let streams = Streams { input, output: output.into(), error: error.into() };
     spawn::launch(&argv, conditions, streams).map_err(|error| error.to_string())
 }

@@ -214,12 +214,13 @@ impl Worker {
         interrupt: CancellationToken,
         kept: Kept,
     ) -> Ending {
-        let Claim { route, identity, proofs, parameters, .. } = &claim;
-        let agreed = match agree(&self.policy.now(), Asked { route, identity, proofs, parameters }) {
+        let Claim { route, identity, proofs, parameters, body, .. } = &claim;
+        let body = body.as_ref();
+        let agreed = match agree(&self.policy.now(), Asked { route, identity, proofs, parameters, body }) {
             Ok(agreed) => agreed,
             Err(disagreement) => return Ending::because(State::Refused, disagreement.to_string()),
         };
-        let plan = Plan::new(&agreed.route.run, agreed.steps);
+        let plan = Plan::new(&agreed.route.run, agreed.steps, claim.body.clone());
         let ledger = JobLedger {
             worker: &self,
             claim: &claim,
@@ -455,6 +456,7 @@ mod tests {
         Submission {
             route: RouteName::parse("greet").unwrap(),
             parameters: named(name),
+            body: None,
             identity: jenkins(),
             proofs: proofs(),
             message: Message::Anonymous,

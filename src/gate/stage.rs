@@ -11,10 +11,11 @@ use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::scheme::{Signed, Verdicts};
+use crate::domain::body;
 use crate::domain::identity::{Certificate, Identity, Peer, Proofs, Shown};
 use crate::domain::parameters::RawParameters;
 use crate::domain::submission::{Message, Submission};
-use crate::policy::route::{Authorized, Route};
+use crate::policy::route::{Authorized, Route, Stdin};
 
 /// Everything of a request but its body.
 #[derive(Debug)]
@@ -147,9 +148,14 @@ impl Permit {
 
     /// What the queue is asked to store.
     pub(super) fn submission(&self) -> Submission {
+        let body = match self.allowed.route.run.stdin {
+            Stdin::None => None,
+            Stdin::Body => self.allowed.arrived.body.whole().map(body::Body::from),
+        };
         Submission {
             route: self.allowed.route.name.clone(),
             parameters: self.parameters.clone(),
+            body,
             identity: self.identity().clone(),
             proofs: self.allowed.proofs.clone(),
             message: self.message.clone(),

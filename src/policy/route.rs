@@ -88,6 +88,8 @@ pub struct Run {
     pub directory: PathBuf,
     /// The whole environment of the child.
     pub env: BTreeMap<String, String>,
+    /// What stands on the standard input of each command.
+    pub stdin: Stdin,
     /// For the whole run.
     pub timeout: Duration,
     /// From TERM to KILL.
@@ -112,6 +114,15 @@ pub struct Run {
     pub respond: Respond,
     /// Whether commands may gain privileges (`su`, `sudo`).
     pub privileges: Privileges,
+}
+
+/// What stands on the standard input of each command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stdin {
+    /// Nothing.
+    None,
+    /// The request's body, byte for byte.
+    Body,
 }
 
 /// `retry`

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::argv::Argv;
 use crate::domain::job::Exit;
-use crate::executor::launcher::{LaunchError, Launcher, NotStarted};
+use crate::executor::launcher::{Call, LaunchError, Launcher, NotStarted};
 use crate::executor::output::Room;
 use crate::executor::spawn::Conditions;
 use crate::executor::step::{self, Patience};
@@ -169,11 +169,10 @@ impl Git {
             directory: self.directory.clone(),
             env: self.env.clone(),
         };
+        let call = Call { argv: &argv, conditions: &conditions, input: None };
         let patience = Patience { time: TIME, stop_grace: STOP_GRACE };
         let mut room = Room::new(MOST_OUTPUT);
-        let ended =
-            step::execute(&self.launcher, &argv, &conditions, patience, 1, &mut room, &self.interrupt)
-                .await?;
+        let ended = step::execute(&self.launcher, &call, patience, 1, &mut room, &self.interrupt).await?;
         if ended.interrupted {
             return Err(GitError::Interrupted { what });
         }

@@ -11,6 +11,7 @@ use rusqlite::{OptionalExtension, Row, params};
 use super::ledger::Ledger;
 use super::sqlite::{Claim, End, StepRecord};
 use super::{Unavailable, stored};
+use crate::domain::body::Body;
 use crate::domain::job::{JobId, State};
 
 /// Most jobs that expire in one transaction; the rest follows in the next.
@@ -76,12 +77,24 @@ impl Ledger<'_> {
     fn take(&mut self, seq: i64) -> Result<Option<Claim>, Unavailable> {
         let mut statement = self.connection.prepare_cached(
             "UPDATE jobs SET claimed = ?2 WHERE seq = ?1
-             RETURNING id, route, parameters, identity, proofs, submitted, lock, attempt",
+             RETURNING id, route, parameters, identity, proofs, submitted, lock, attempt,
+                 (SELECT bytes FROM bodies WHERE job = seq)",
         )?;
-        let (id, route, parameters, identity, proofs, submitted, lock, attempt) =
+        let (id, route, parameters, identity, proofs, submitted, lock, attempt, body) =
             statement.query_row(params![seq, self.now], |row| {
                 let text = |column| row.get::<_, String>(column);
-                Ok((text(0)?, text(1)?, text(2)?, text(3)?, text(4)?, row.get(5)?, text(6)?, row.get(7)?))
+                let body = row.get::<_, Option<Vec<u8>>>(8)?;
+                Ok((
+                    text(0)?,
+                    text(1)?,
+                    text(2)?,
+                    text(3)?,
+                    text(4)?,
+                    row.get(5)?,
+                    text(6)?,
+                    row.get(7)?,
+                    body,
+                ))
             })?;
         self.move_line(&lock, -1, 1)?;
         let job = stored::job_id(&id)?;
@@ -90,6 +103,7 @@ impl Ledger<'_> {
                 job,
                 route: stored::route(&route)?,
                 parameters: stored::json(&parameters)?,
+                body: body.map(Body::from),
                 identity: stored::identity(&identity)?,
                 proofs: stored::json(&proofs)?,
                 submitted: stored::time(submitted)?,
@@ -232,6 +246,7 @@ impl Ledger<'_> {
             .prepare_cached(
                 "UPDATE jobs SET state = ?2, finished = ?3, reason = ?4,
                      keeps = (SELECT COALESCE(SUM(LENGTH(output)), 0) FROM steps WHERE job = ?1)
+                           + (SELECT COALESCE(SUM(LENGTH(bytes)), 0) FROM bodies WHERE job = ?1)
                  WHERE seq = ?1 RETURNING keeps",
             )?
             .query_row(params![live.seq, state.as_str(), self.now, reason], |row| row.get(0))?;

@@ -100,6 +100,7 @@ impl Place {
         Submission {
             route: RouteName::parse(route).unwrap(),
             parameters,
+            body: None,
             identity: Identity::Key(key.clone()),
             proofs: Proofs { certificate: None, key: Some(key), source: [192, 0, 2, 7].into() },
             message: Message::Anonymous,

@@ -18,7 +18,7 @@ use super::Unavailable;
 pub(super) const LARGEST_ANSWER: usize = 1 << 30;
 
 /// The largest question, in bytes, where a body may have `body` bytes: what is taken from body and headers may be
-/// escaped, which makes up to six bytes of one.
+/// escaped, which makes up to six bytes of one, and the body itself may be there, as four bytes for three.
 #[must_use]
 pub const fn largest_question(body: usize) -> usize {
     body.saturating_mul(8).saturating_add(1 << 19)
@@ -122,6 +122,7 @@ mod tests {
     use super::super::question::{Question, Request, Whose};
     use super::*;
     use crate::domain::anchor::Anchor;
+    use crate::domain::body::Body;
     use crate::domain::extension::Oid;
     use crate::domain::identity::{Certificate, Identity, Proofs};
     use crate::domain::job::JobId;
@@ -148,25 +149,29 @@ mod tests {
         let list = proptest::collection::vec(any::<String>(), 0..3);
         let value = prop_oneof![any::<String>().prop_map(Value::Text), list.prop_map(Value::List)];
         let parameters = proptest::collection::btree_map("[a-z]{1,5}", value, 0..4);
-        (parameters, proofs, message, time(), text).prop_map(|(parameters, proofs, message, at, certname)| {
-            let name = |(name, value): (String, Value)| (ParameterName::parse(&name).unwrap(), value);
-            Submission {
-                route: RouteName::parse("kick").unwrap(),
-                parameters: RawParameters(parameters.into_iter().map(name).collect()),
-                identity: Identity::Certname(certname),
-                proofs,
-                message: message.map_or(Message::Anonymous, |(id, digest, created, keep_until)| {
-                    Message::Identified(MessageId {
-                        scope: "key:jenkins".into(),
-                        id,
-                        digest,
-                        created,
-                        keep_until,
-                    })
-                }),
-                at,
-            }
-        })
+        let body = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..100));
+        (parameters, body, proofs, message, time(), text).prop_map(
+            |(parameters, body, proofs, message, at, certname)| {
+                let name = |(name, value): (String, Value)| (ParameterName::parse(&name).unwrap(), value);
+                Submission {
+                    route: RouteName::parse("kick").unwrap(),
+                    parameters: RawParameters(parameters.into_iter().map(name).collect()),
+                    body: body.map(Body::from),
+                    identity: Identity::Certname(certname),
+                    proofs,
+                    message: message.map_or(Message::Anonymous, |(id, digest, created, keep_until)| {
+                        Message::Identified(MessageId {
+                            scope: "key:jenkins".into(),
+                            id,
+                            digest,
+                            created,
+                            keep_until,
+                        })
+                    }),
+                    at,
+                }
+            },
+        )
     }
 
     proptest! {

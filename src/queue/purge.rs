@@ -1,4 +1,5 @@
-//! Forgetting: message ids whose time is over, finished jobs that were kept long enough, and outputs that are too much.
+//! Forgetting: message ids whose time is over, finished jobs that were kept long enough, and outputs and bodies that are too
+//! much.
 //!
 //! A bounded number at a time. What is forgotten raises its scope's floor first, so that a message which is older than
 //! anything still remembered stays refused, whatever the clock does later (invariant I6).
@@ -68,16 +69,18 @@ impl Ledger<'_> {
         let mut outlive = self.connection.prepare_cached("UPDATE messages SET ended = ?2 WHERE job = ?1")?;
         let mut steps = self.connection.prepare_cached("DELETE FROM steps WHERE job = ?1")?;
         let mut submitters = self.connection.prepare_cached("DELETE FROM submitters WHERE job = ?1")?;
+        let mut bodies = self.connection.prepare_cached("DELETE FROM bodies WHERE job = ?1")?;
         for (seq, id, state, keeps) in &purged {
             self.tally.kept -= keeps.max(&0);
             outlive.execute([id, state])?;
             steps.execute([seq])?;
             submitters.execute([seq])?;
+            bodies.execute([seq])?;
         }
         Ok(purged.len())
     }
 
-    /// Discards the oldest outputs of finished jobs until what is kept is within its bound; says of how many jobs.
+    /// Discards the oldest outputs and bodies of finished jobs until what is kept is within its bound; says of how many jobs.
     fn purge_outputs(&mut self) -> Result<usize, Unavailable> {
         let bound = i64::try_from(self.settings.keep_bytes).unwrap_or(i64::MAX);
         if self.tally.kept <= bound {
@@ -92,6 +95,7 @@ impl Ledger<'_> {
         let mut steps = self.connection.prepare_cached(
             "UPDATE steps SET dropped = dropped + LENGTH(output), output = x'' WHERE job = ?1",
         )?;
+        let mut bodies = self.connection.prepare_cached("DELETE FROM bodies WHERE job = ?1")?;
         let mut jobs = self.connection.prepare_cached("UPDATE jobs SET keeps = -1 WHERE seq = ?1")?;
         let mut purged = 0;
         for (seq, keeps) in oldest {
@@ -99,6 +103,7 @@ impl Ledger<'_> {
                 break;
             }
             steps.execute([seq])?;
+            bodies.execute([seq])?;
             jobs.execute([seq])?;
             self.tally.kept -= keeps;
             purged += 1;
@@ -115,6 +120,7 @@ mod tests {
     use super::super::fixture::{DAY, Place, later, message, terms};
     use super::super::sqlite::{StepRecord, Store};
     use crate::domain::job::{Exit, JobId, State};
+    use crate::domain::submission::Submission;
 
     /// Lets the writer do what is due; there is nothing to claim.
     async fn pass(place: &Place, store: &Store, time: Duration) {
@@ -194,6 +200,30 @@ mod tests {
         for job in jobs {
             assert!(store.find(job).await.unwrap().is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn bodies_count_with_outputs_and_go_with_them() {
+        let mut place = Place::new();
+        place.settings.keep_bytes = 150;
+        let (store, _) = place.open();
+        let mut jobs = Vec::new();
+        for byte in [b'a', b'b'] {
+            let body = Some(vec![byte; 100].into());
+            let submission = Submission { body: body.clone(), ..place.submission("kick") };
+            let job = store.submit(&submission, &terms("kick", 1)).await.unwrap().job;
+            assert_eq!(store.claim().await.unwrap().unwrap().body, body);
+            store.start(job).await.unwrap();
+            assert_eq!(store.body(job).await.unwrap(), body);
+            store.finish(job, State::Succeeded).await.unwrap();
+            pass(&place, &store, Duration::from_secs(10)).await;
+            jobs.push((job, body));
+        }
+        assert_eq!(store.body(jobs[0].0).await.unwrap(), None, "the oldest one's is discarded");
+        assert_eq!(store.body(jobs[1].0).await.unwrap(), jobs[1].1);
+        assert!(store.find(jobs[0].0).await.unwrap().is_some());
+        pass(&place, &store, 31 * DAY).await;
+        assert_eq!(store.body(jobs[1].0).await.unwrap(), None, "it went with its job");
     }
 
     #[tokio::test]

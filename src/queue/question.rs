@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::frame::distinct;
 use crate::domain::anchor::{self, Anchor};
+use crate::domain::body::Body;
 use crate::domain::extension::Oid;
 use crate::domain::identity::{Certificate, Identity, Proofs};
 use crate::domain::job::JobId;
@@ -40,6 +41,8 @@ pub struct Request {
     route: RouteName,
     #[serde(deserialize_with = "distinct")]
     parameters: BTreeMap<ParameterName, Value>,
+    #[serde(default, with = "base64_if_any")]
+    body: Option<Body>,
     identity: Identity,
     proofs: Shown,
     message: Option<Id>,
@@ -106,20 +109,20 @@ impl Request {
     /// To store `submission`, which stands in the audit log up to `head`.
     #[must_use]
     pub fn new(submission: Submission, head: Anchor) -> Self {
-        let Submission { route, parameters, identity, proofs, message, at } = submission;
+        let Submission { route, parameters, body, identity, proofs, message, at } = submission;
         let message = match message {
             Message::Anonymous => None,
             Message::Identified(MessageId { scope, id, digest, created, keep_until }) => {
                 Some(Id { scope, id, digest, created, keep_until })
             }
         };
-        Self { route, parameters: parameters.0, identity, proofs: proofs.into(), message, at, head }
+        Self { route, parameters: parameters.0, body, identity, proofs: proofs.into(), message, at, head }
     }
 
     /// The submission as it was sent, and how far the gate's log goes.
     #[must_use]
     pub fn into_parts(self) -> (Submission, Anchor) {
-        let Self { route, parameters, identity, proofs, message, at, head } = self;
+        let Self { route, parameters, body, identity, proofs, message, at, head } = self;
         let message = match message {
             None => Message::Anonymous,
             Some(Id { scope, id, digest, created, keep_until }) => {
@@ -127,7 +130,7 @@ impl Request {
             }
         };
         let parameters = RawParameters(parameters);
-        (Submission { route, parameters, identity, proofs: proofs.into(), message, at }, head)
+        (Submission { route, parameters, body, identity, proofs: proofs.into(), message, at }, head)
     }
 }
 
@@ -146,5 +149,24 @@ impl From<Shown> for Proofs {
         let certificate =
             certificate.map(|Holder { certname, extensions }| Arc::new(Certificate { certname, extensions }));
         Self { certificate, key, source }
+    }
+}
+
+/// A body as a text of the standard alphabet with padding (RFC 4648, section 4).
+mod base64_if_any {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::domain::body::Body;
+
+    pub(super) fn serialize<S: Serializer>(body: &Option<Body>, serializer: S) -> Result<S::Ok, S::Error> {
+        body.as_ref().map(|body| STANDARD.encode(body.bytes())).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Body>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        let read = |text| STANDARD.decode(text).map(Body::from).map_err(serde::de::Error::custom);
+        text.map(read).transpose()
     }
 }

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::Semaphore;
 
 use super::{Found, Submitter, Unavailable, open, stored};
+use crate::domain::body::Body;
 use crate::domain::identity::Identity;
 use crate::domain::job::{JobId, JobView, Step};
 
@@ -49,6 +50,11 @@ impl Readers {
         .await
     }
 
+    /// The body that is stored for the commands of a job, if there is one.
+    pub(super) async fn body(self: &Arc<Self>, job: JobId) -> Result<Option<Body>, Unavailable> {
+        self.read(move |connection| body(connection, job)).await
+    }
+
     /// Reads on a thread that may block.
     pub(super) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
@@ -86,6 +92,13 @@ fn asked(connection: &Connection, job: JobId, identity: &Identity) -> Result<boo
         "SELECT 1 FROM submitters WHERE job = (SELECT seq FROM jobs WHERE id = ?1) AND identity = ?2",
     )?;
     Ok(statement.exists([job.to_string(), identity.to_string()])?)
+}
+
+fn body(connection: &mut Connection, job: JobId) -> Result<Option<Body>, Unavailable> {
+    let mut statement = connection
+        .prepare_cached("SELECT bytes FROM bodies WHERE job = (SELECT seq FROM jobs WHERE id = ?1)")?;
+    let bytes = statement.query_row([job.to_string()], |row| row.get::<_, Vec<u8>>(0));
+    Ok(bytes.optional()?.map(Body::from))
 }
 
 fn find(connection: &mut Connection, job: JobId) -> Result<Option<Found>, Unavailable> {

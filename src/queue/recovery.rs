@@ -19,6 +19,7 @@ pub(super) fn recover(connection: &mut Connection, now: i64) -> Result<(Recovere
         &transaction,
         "UPDATE jobs SET state = 'interrupted', finished = ?1, reason = 'its worker died while it ran',
              keeps = (SELECT COALESCE(SUM(LENGTH(output)), 0) FROM steps WHERE job = jobs.seq)
+                   + (SELECT COALESCE(SUM(LENGTH(bytes)), 0) FROM bodies WHERE job = jobs.seq)
          WHERE seq IN (SELECT seq FROM jobs INDEXED BY jobs_active WHERE claimed IS NOT NULL AND finished IS NULL)
              AND started IS NOT NULL AND NOT idempotent
          RETURNING id, route",

@@ -14,10 +14,10 @@ pub(super) const VERSION: i64 = 1;
 
 const TABLES: &str = "
 -- seq is the order of acceptance. `claimed` and `started` are separate marks. `expires_at` is null once a job may no
--- longer be given up. `likeness` tells equal jobs, `stdin` is a body for the command, `retry_of` names the job that an
+-- longer be given up. `likeness` tells equal jobs, `retry_of` names the job that an
 -- operator repeated, `attempt` counts runs from 1, `not_before` delays one, `awaits` is a file that holds it while it
 -- exists. `reason` says why a job ended as it did; `recorded` is when its end was put on record elsewhere, and `closing`
--- the step whose end goes there together with the job's. `keeps` counts the bytes of output that a finished job keeps; it
+-- the step whose end goes there together with the job's. `keeps` counts the bytes of output and body that a finished job keeps; it
 -- is -1 once they are discarded.
 CREATE TABLE jobs (
     seq         INTEGER PRIMARY KEY,
@@ -31,7 +31,6 @@ CREATE TABLE jobs (
     state       TEXT    NOT NULL,
     idempotent  INTEGER NOT NULL,
     likeness    BLOB,
-    stdin       BLOB,
     awaits      BLOB,
     retry_of    TEXT,
     attempt     INTEGER NOT NULL DEFAULT 1,
@@ -65,6 +64,12 @@ CREATE TABLE submitters (
     parameters TEXT    NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX submitters_once ON submitters (job, identity);
+
+-- Bodies for the commands of jobs: apart, so that a change of a job does not write its body again.
+CREATE TABLE bodies (
+    job   INTEGER PRIMARY KEY,
+    bytes BLOB NOT NULL
+) STRICT;
 
 -- Finished steps; `dropped` counts the bytes of output that were not kept.
 CREATE TABLE steps (

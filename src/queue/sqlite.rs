@@ -23,6 +23,7 @@ pub use super::work::{Claim, End, Recovered, StepRecord};
 use super::writer::{self, Command, Outlook, Promise, Work, Writer};
 use super::{Found, SubmitError, Submitted, Unavailable, open, recovery};
 use crate::clock::Clock;
+use crate::domain::body::Body;
 use crate::domain::identity::Identity;
 use crate::domain::job::JobId;
 use crate::domain::submission::{Submission, Terms};
@@ -134,6 +135,14 @@ impl Store {
     pub async fn submit(&self, submission: &Submission, terms: &Terms) -> Result<Submitted, SubmitError> {
         let (submission, terms) = (submission.clone(), terms.clone());
         self.write(move |ledger| ledger.submit(&submission, &terms)).await
+    }
+
+    /// The body that a job holds for its commands; `None` when it came with none, or holds it no longer.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn body(&self, job: JobId) -> Result<Option<Body>, Unavailable> {
+        self.0.readers.body(job).await
     }
 
     /// What is known of a job; `None` when there is none.

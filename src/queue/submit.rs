@@ -110,6 +110,11 @@ impl Ledger<'_> {
             ])?;
         let seq = self.connection.last_insert_rowid();
         self.add_submitter(seq, submission)?;
+        if let Some(body) = &submission.body {
+            self.connection
+                .prepare_cached("INSERT INTO bodies (job, bytes) VALUES (?1, ?2)")?
+                .execute(params![seq, body.bytes()])?;
+        }
         self.connection
             .prepare_cached(
                 "INSERT INTO locks (lock, concurrency, active, waiting, head, awaits) VALUES (?1, ?2, 0, 1, ?3, ?4)

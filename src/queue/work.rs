@@ -4,6 +4,7 @@
 
 use jiff::Timestamp;
 
+use crate::domain::body::Body;
 use crate::domain::identity::{Identity, Proofs};
 use crate::domain::job::{Exit, JobId, State};
 use crate::domain::name::RouteName;
@@ -27,6 +28,8 @@ pub struct Claim {
     pub route: RouteName,
     /// The raw parameters.
     pub parameters: RawParameters,
+    /// The body, where it came with one for its commands.
+    pub body: Option<Body>,
     /// Who submitted it.
     pub identity: Identity,
     /// What was shown, for the worker's own rules.

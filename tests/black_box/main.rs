@@ -8,6 +8,7 @@
     reason = "tests fail by panicking, start the binary under test, and read the real clock"
 )]
 
+mod bodies;
 mod certificates;
 mod check;
 mod coalesce;

@@ -194,6 +194,30 @@ fn body(id: u32) -> String {
 }
 
 #[test]
+fn i4_a_body_crosses_the_socket_for_routes_that_take_one_and_no_others() {
+    let pair = Pair::new("");
+    let takes = "method = \"POST\"\npath = \"/cat\"\npayload = \"none\"\n[[allow]]\nkey = [\"jenkins\"]\n\
+                 [run]\nsteps = [[\"/usr/bin/cat\"]]\nrespond = \"result\"\nstdin = \"body\"\n";
+    pair.route("cat", takes);
+    pair.route("job", &route(&pair, ""));
+    let _workers = pair.work();
+    let gate = pair.gate();
+    let answer = gate.send(&gate.post("/cat", "as \u{1} it \"is\"\n").request()).json();
+    assert_eq!(answer["steps"][0]["output"], "as \u{1} it \"is\"\n", "{answer}");
+
+    let mut not_taken = request("1");
+    not_taken["body"] = json!("aGk=");
+    let answer = pair.ask(&submit(&not_taken));
+    assert!(answer.to_string().contains("read no body"), "{answer}");
+    let mut missing = request("1");
+    (missing["route"], missing["parameters"]) = (json!("cat"), json!({}));
+    let answer = pair.ask(&submit(&missing));
+    assert!(answer.to_string().contains("read the request's body"), "{answer}");
+    missing["body"] = json!("no base64");
+    assert!(pair.ask(&submit(&missing)).to_string().contains("not a frame"));
+}
+
+#[test]
 fn a_gate_without_rights_submits_and_workers_run_and_tell() {
     let pair = Pair::new(if is_root() { "nobody" } else { "" });
     pair.route("job", &route(&pair, ""));

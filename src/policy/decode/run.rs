@@ -19,7 +19,7 @@ use crate::policy::nearest::nearest;
 use crate::policy::opening::ProgramProblem;
 use crate::policy::output::Telltale;
 use crate::policy::parameter::Shape;
-use crate::policy::route::{Privileges, Respond, Retry, Run};
+use crate::policy::route::{Privileges, Respond, Retry, Run, Stdin};
 use crate::policy::units;
 
 /// Most runs of one job that `retry` may ask for.
@@ -45,7 +45,8 @@ pub(super) fn decode(
     let nice = table.or("nice", 5, |value| value.number(0..=19));
     let directory = table.or("directory", PathBuf::from("/"), |value| working_directory(value, files));
     let env = table.or("env", BTreeMap::new(), |value| value.table("`env`", env));
-    let stdin = table.or("stdin", (), |value| value.word(&[("none", ())], &["body"]));
+    let words = [("none", Stdin::None), ("body", Stdin::Body)];
+    let stdin = table.or("stdin", Stdin::None, |value| value.word(&words, &[]));
     let timeout = table.or("timeout", 10 * minute, positive_duration);
     let stop_grace = table.or("stop_grace", Duration::from_secs(10), |value| value.parse(units::duration));
     let lock = table.or("lock", Template::literal(route), |value| lock(value, declared));
@@ -81,7 +82,6 @@ pub(super) fn decode(
     for later in ["limits", "writable"] {
         table.unsupported(later);
     }
-    stdin?;
     Ok(Run {
         steps: steps?,
         lock: lock?,
@@ -89,6 +89,7 @@ pub(super) fn decode(
         nice: nice?,
         directory: directory?,
         env: env?,
+        stdin: stdin?,
         timeout: timeout?,
         stop_grace: stop_grace?,
         concurrency: concurrency?,
@@ -375,7 +376,6 @@ mod tests {
             ),
             ("env = { A = 1 }", "`A`: takes a string, not an integer"),
             ("env = { A = \"\\u0000\" }", "`A`: a value cannot hold a NUL byte"),
-            ("stdin = \"body\"", "`stdin`: `body` is not supported yet"),
             ("stdin = \"file\"", "`stdin`: `file` is not one of its values"),
             ("timeout = \"0s\"", "`timeout`: a duration longer than nothing"),
             ("lock = \"\"", "`lock`: a lock has a name"),
@@ -413,7 +413,7 @@ mod tests {
     #[test]
     fn what_is_written_is_what_runs() {
         let text = with_steps("[[\"/bin/a\", \"role={role}\"], [\"/bin/b\"]]")
-            + "nice = 0\ndirectory = \"/srv\"\nenv = { PATH = \"/bin\", _x = \"{role}\" }\nstdin = \"none\"\ntimeout = \"1h\"\nstop_grace = \"0s\"\nlock = \"l-{role}\"\nconcurrency = 3\ncoalesce = true\nexpires = \"2d\"\nidempotent = true\noutput_limit = \"1KiB\"\nrespond = \"result\"\nprivileges = \"may_gain\"\nwait_while_exists = \"/run/x.lock\"\nretry = { attempts = 3, delay = \"1m\", exit_codes = [75, 1] }\nfail_on_output = \"No r.sponse\"";
+            + "nice = 0\ndirectory = \"/srv\"\nenv = { PATH = \"/bin\", _x = \"{role}\" }\nstdin = \"body\"\ntimeout = \"1h\"\nstop_grace = \"0s\"\nlock = \"l-{role}\"\nconcurrency = 3\ncoalesce = true\nexpires = \"2d\"\nidempotent = true\noutput_limit = \"1KiB\"\nrespond = \"result\"\nprivileges = \"may_gain\"\nwait_while_exists = \"/run/x.lock\"\nretry = { attempts = 3, delay = \"1m\", exit_codes = [75, 1] }\nfail_on_output = \"No r.sponse\"";
         let loaded = compile(GATEWAY, &[("r", &text)]).unwrap_or_else(|found| panic!("{found}"));
         let run = &loaded.policy.routes.values().next().unwrap().run;
         assert_eq!((run.nice, run.directory.to_str(), run.concurrency.get()), (0, Some("/srv"), 3));
@@ -421,6 +421,7 @@ mod tests {
         let seconds = [run.timeout, run.stop_grace, run.expires].map(|duration| duration.as_secs());
         assert_eq!((seconds, run.output_limit), ([3600, 0, 172_800], 1024));
         assert_eq!((run.respond, run.privileges), (Respond::Result, Privileges::MayGain));
+        assert_eq!(run.stdin, Stdin::Body);
         assert!(run.idempotent && run.coalesce);
         assert!(run.fail_on_output.as_ref().is_some_and(|telltale| telltale.is_in(b"No response from")));
         assert_eq!(run.wait_while_exists.as_deref(), Some(Path::new("/run/x.lock")));
@@ -429,6 +430,7 @@ mod tests {
         let none = compile(GATEWAY, &[("r", &format!("{ROUTE}retry = {{ exit_codes = [] }}"))]).unwrap();
         let delay = Duration::from_secs(30);
         let defaults = &none.policy.routes.values().next().unwrap().run;
+        assert_eq!(defaults.stdin, Stdin::None);
         assert_eq!(defaults.retry, Retry { attempts: 1, delay, exit_codes: vec![] });
         assert_eq!((run.steps.len(), run.lock.to_string()), (2, "l-{role}".to_owned()));
     }
