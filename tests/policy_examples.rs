@@ -123,7 +123,7 @@ fn what_the_reference_shows_of_keys_and_routes_compiles() {
 /// Keys by table, as the decoder lists them when it meets one that it does not know.
 fn keys_of_the_language() -> BTreeMap<String, (BTreeSet<String>, BTreeSet<String>)> {
     let gateway = "zz = 0\n[listen]\nzz = 0\n[admin]\nzz = 0\n[queue]\nzz = 0\n[audit]\nzz = 0\n[limits]\nzz = 0\n[keys.k]\nzz = 0\n";
-    let route = "zz = 0\n[[allow]]\nzz = 0\n[[when]]\nzz = 0\n[rate]\nzz = 0\n[parameters]\np = { zz = 0, integer = { zz = 0 } }\n[run]\nzz = 0\nretry = { zz = 0 }\n";
+    let route = "zz = 0\n[[allow]]\nzz = 0\n[[when]]\nzz = 0\n[rate]\nzz = 0\n[parameters]\np = { zz = 0, integer = { zz = 0 } }\n[run]\nzz = 0\nretry = { zz = 0 }\nlimits = { zz = 0 }\n";
     let found = compile_text(gateway, &[("r", route)], &Files::Memory(BTreeMap::new())).unwrap_err();
     let mut tables = BTreeMap::new();
     for block in found.to_string().split("\n\n") {
@@ -161,7 +161,7 @@ fn rows_of_the_reference() -> BTreeMap<String, BTreeMap<String, String>> {
 fn the_reference_names_every_key_and_no_other() {
     let mut reference = rows_of_the_reference();
     let language = keys_of_the_language();
-    assert_eq!(language.len(), 15, "{:?}", language.keys());
+    assert_eq!(language.len(), 16, "{:?}", language.keys());
     for (title, (built, later)) in language {
         let heading = match title.as_str() {
             "[keys.k]" => "[keys.<name>]",

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Cause, Recorder};
 use crate::clock::Clock;
+use crate::domain::name::RouteName;
 use crate::executor::door::{self, Door};
 use crate::executor::intake::LocalIntake;
 use crate::executor::launcher::LaunchError;
@@ -70,6 +71,9 @@ pub enum StartError {
     /// The queue cannot be used.
     #[error(transparent)]
     Queue(#[from] queue::sqlite::OpenError),
+    /// Commands of a route could not be started.
+    #[error("route `{0}`: this process cannot become its `user` `{1}`; start it as root, and make that user")]
+    User(RouteName, String),
     /// Commands cannot be started.
     #[error(transparent)]
     Launcher(#[from] LaunchError),

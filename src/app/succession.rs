@@ -34,6 +34,14 @@ pub(super) fn refuse(
         ("limits.waiting", works_alone && limits.waiting != others.waiting),
         ("limits.wait", works_alone && limits.wait != others.wait),
     ];
+    if !matches!(purpose, Purpose::Gate)
+        && let Some((route, user)) = next.unattainable()
+    {
+        found.error_in_file(
+            gateway,
+            format!("route `{route}`: this process cannot become its `user` `{user}`"),
+        );
+    }
     for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
         found.error_in_file(gateway, format!("`{key}` is another one than in force: that needs a restart"));
     }

@@ -33,6 +33,9 @@ impl Works {
     ) -> Result<Self, super::StartError> {
         let policy = live.policy();
         let first = policy.now();
+        if let Some((route, user)) = first.unattainable() {
+            return Err(super::StartError::User(route.clone(), user.to_owned()));
+        }
         let (store, recovered) = Store::open(&first.queue.file, settings(&first), clock.clone())?;
         live.keep(&store);
         tell_recovered(&recovered);

@@ -208,7 +208,8 @@ impl Launcher {
         let Call { argv, conditions, input } = *call;
         let input = input.map(Input::open).transpose()?;
         let has_input = input.is_some();
-        let order = Order::Start { argv: argv.to_list(), conditions: conditions.clone(), has_input };
+        let conditions = Box::new(conditions.clone());
+        let order = Order::Start { argv: argv.to_list(), conditions, has_input };
         let (reader, writer) = io::pipe()?;
         let output = Receiver::from_owned_fd(reader.into())?;
         let beside: Vec<_> = [writer.as_fd()].into_iter().chain(input.as_ref().map(AsFd::as_fd)).collect();
@@ -255,7 +256,7 @@ fn itself() -> Result<(Argv, Conditions), LaunchError> {
     let env = BTreeMap::new();
     #[cfg(test)]
     let env = BTreeMap::from([("IS_LAUNCHER".into(), String::new())]);
-    Ok((argv, Conditions { nice: 0, may_gain_privileges: true, directory, env }))
+    Ok((argv, Conditions { may_gain_privileges: true, ..Conditions::new(directory, env) }))
 }
 
 /// The arguments by which this program is a launcher.

@@ -48,6 +48,7 @@ mod news;
 pub mod output;
 mod persist;
 mod program;
+mod rights;
 mod run;
 pub mod spawn;
 pub mod step;

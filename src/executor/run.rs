@@ -13,9 +13,9 @@ use super::input::Input;
 use super::launcher::{Call, Launcher};
 use super::output::Room;
 use super::persist::GivenUp;
-use super::program;
 use super::spawn::Conditions;
 use super::step::{self, Ended, Patience};
+use super::{program, rights};
 use crate::domain::argv::Argv;
 use crate::domain::body::Body;
 use crate::domain::job::{Exit, State};
@@ -84,6 +84,7 @@ impl Plan {
             may_gain_privileges,
             directory: run.directory.clone(),
             env: run.env.clone(),
+            restrictions: run.restrictions.clone(),
         };
         let Run { timeout, stop_grace, output_limit, .. } = *run;
         let fail_on_output = run.fail_on_output.clone();
@@ -113,6 +114,9 @@ pub(super) async fn execute(
     ledger: &impl Ledger,
     interrupt: &CancellationToken,
 ) -> Ending {
+    if let Some(writable) = &plan.conditions.restrictions.writable {
+        tracing::info!(?writable.paths, enforced = rights::enforcement(), "the run may write below these alone");
+    }
     let input = match plan.body.as_ref().map(Input::holding).transpose() {
         Ok(input) => input,
         Err(error) => return Ending::because(State::Failed, format!("no room for the body: {error}")),
@@ -235,7 +239,7 @@ mod tests {
         let (directory, env) = ("/".into(), BTreeMap::new());
         Plan {
             steps: steps.iter().map(argv).collect(),
-            conditions: Conditions { nice: 0, may_gain_privileges: false, directory, env },
+            conditions: Conditions::new(directory, env),
             body: None,
             timeout: Duration::from_secs(60),
             stop_grace: Duration::from_secs(5),

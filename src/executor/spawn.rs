@@ -18,8 +18,10 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Resource, Rlimit, WaitOptions, WaitStatus};
 use serde::{Deserialize, Serialize};
 
+use super::rights::Rights;
 use crate::domain::argv::Argv;
 use crate::domain::job::Exit;
+use crate::policy::restrictions::Restrictions;
 
 /// What a child is given, and what it is denied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,17 @@ pub struct Conditions {
     pub directory: PathBuf,
     /// Its whole environment.
     pub env: BTreeMap<String, String>,
+    /// Whose rights it has, how much it may take, where it may write.
+    pub restrictions: Restrictions,
+}
+
+impl Conditions {
+    /// As this process's own user, without a way to gain more, and no nicer than this process.
+    #[must_use]
+    pub fn new(directory: PathBuf, env: BTreeMap<String, String>) -> Self {
+        let restrictions = Restrictions::default();
+        Self { nice: 0, may_gain_privileges: false, directory, env, restrictions }
+    }
 }
 
 /// Why nothing was started.
@@ -41,12 +54,15 @@ pub enum NotStarted {
     /// A NUL byte would end a text early.
     #[error("a NUL byte stands in the environment or the directory; remove it from the route's `[run]`")]
     Nul(#[from] NulError),
+    /// It could not be held to what its route says.
+    #[error("it is not started: {0}")]
+    Unenforceable(String),
     /// The kernel knows no way to execute the file.
     #[error("`{}` is neither a binary nor a script with a `#!` line; no shell is asked to guess", .0.display())]
     NotExecutable(PathBuf),
     /// The system refused.
     #[error(
-        "`{}` did not start in `{}`: {error}; look whether program, interpreter and directory are there and allowed",
+        "`{}` did not start in `{}`: {error}; look whether program, interpreter and directory are there, and allowed to whom it runs as",
         program.display(), directory.display()
     )]
     System {
@@ -89,12 +105,13 @@ pub(super) fn launch(argv: &Argv, conditions: &Conditions, streams: Streams) -> 
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that starts processes (invariant I3)")]
-fn fork_and_execute(image: Image, streams: Streams) -> io::Result<Pid> {
+fn fork_and_execute(mut image: Image, streams: Streams) -> io::Result<Pid> {
     // Descriptors 0, 1 and 2 are all that std arranges; arguments and environment go to `execve` as they stand.
     let mut command = Command::new(OsStr::from_bytes(image.program.to_bytes()));
     command.stdin(streams.input).stdout(streams.output).stderr(streams.error);
-    // SAFETY: the closure runs in the forked child, where only async-signal-safe functions may be called. It makes plain
-    // system calls on memory that was prepared before the fork; it neither allocates, locks nor panics.
+    // SAFETY: the closure runs in the forked child. It makes plain system calls on memory that was prepared before the
+    // fork, and takes no lock and does not panic. It allocates only where the image has restrictions, which is in a
+    // supervisor: that has one thread, so that nobody can hold the allocator's lock as it forks.
     let command = unsafe { command.pre_exec(move || Err(image.execute())) };
     let child = command.spawn()?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
@@ -128,10 +145,13 @@ struct Image {
     nice: i32,
     nice_text: String,
     may_gain_privileges: bool,
+    rights: Rights,
 }
 
 impl Image {
-    fn new(argv: &Argv, conditions: &Conditions) -> Result<Self, NulError> {
+    fn new(argv: &Argv, conditions: &Conditions) -> Result<Self, NotStarted> {
+        let rights = Rights::prepare(&conditions.restrictions)
+            .map_err(|error| NotStarted::Unenforceable(error.to_string()))?;
         let environment = conditions.env.iter().map(|(name, value)| format!("{name}={value}"));
         Ok(Self {
             program: CString::new(argv.program().as_os_str().as_bytes())?,
@@ -141,11 +161,12 @@ impl Image {
             nice: conditions.nice,
             nice_text: conditions.nice.to_string(),
             may_gain_privileges: conditions.may_gain_privileges,
+            rights,
         })
     }
 
     /// In the child: restrains this process and becomes the program. Returns only when that failed.
-    fn execute(&self) -> io::Error {
+    fn execute(&mut self) -> io::Error {
         match self.restrain() {
             Ok(()) => execve(&self.program, &self.arguments, &self.environment),
             Err(error) => error,
@@ -153,15 +174,18 @@ impl Image {
     }
 
     /// The order matters: whatever is taken away stays away from all that follows.
-    fn restrain(&self) -> io::Result<()> {
+    fn restrain(&mut self) -> io::Result<()> {
         default_signals()?;
         usual_descriptors()?;
         rustix::process::setsid()?;
         rustix::process::nice(self.nice)?;
         self.nice_the_session();
+        self.rights.limit()?;
+        self.rights.change_user()?;
         if !self.may_gain_privileges {
             rustix::thread::set_no_new_privs(true)?;
         }
+        self.rights.confine()?;
         close_descriptors_on_exec()?;
         rustix::process::umask(Mode::RWXG | Mode::RWXO);
         Ok(rustix::process::chdir(self.directory.as_c_str())?)
@@ -262,7 +286,7 @@ mod tests {
 
     fn conditions() -> Conditions {
         let directory = PathBuf::from("/");
-        Conditions { nice: 5, may_gain_privileges: false, directory, env: BTreeMap::new() }
+        Conditions { nice: 5, ..Conditions::new(directory, BTreeMap::new()) }
     }
 
     fn argv(program: &str, arguments: &[&str]) -> Argv {

@@ -133,12 +133,8 @@ mod tests {
         let path = directory.join("script");
         std::fs::write(&path, script).unwrap();
         let argv = Argv::new("/bin/sh", vec![path.to_str().unwrap().to_owned()]).unwrap();
-        let conditions = Conditions {
-            nice: 0,
-            may_gain_privileges: false,
-            directory: directory.to_owned(),
-            env: BTreeMap::from([("PATH".into(), "/usr/bin".into())]),
-        };
+        let env = BTreeMap::from([("PATH".into(), "/usr/bin".into())]);
+        let conditions = Conditions::new(directory.to_owned(), env);
         let mut room = Room::new(1000);
         let call = Call { argv: &argv, conditions: &conditions, input: None };
         timeout(LONG, execute(&launcher(), &call, patience, 1, &mut room, interrupt))

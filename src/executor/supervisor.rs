@@ -32,7 +32,7 @@ pub(super) enum Order {
         /// Program and arguments.
         argv: Vec<String>,
         /// What it is given, and what it is denied.
-        conditions: Conditions,
+        conditions: Box<Conditions>,
         /// Whether a second descriptor is its standard input; else that is empty.
         has_input: bool,
     },

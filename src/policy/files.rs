@@ -4,12 +4,14 @@
 //! The one way by which compiling a policy reaches outside its own text.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use super::opening::{self, Contents, Kind, NotOpened, ProgramProblem, Stamp};
+use super::restrictions::Account;
 use super::rights::Caller;
 
 /// Which process a policy is read for: what it does not use, it does not look at.
@@ -92,6 +94,39 @@ impl Files {
                 .find_map(|(known, number)| (known == name).then_some((number, number))),
         };
         Ok(numbers.map(|(uid, gid)| User { name: name.to_owned(), uid, gid }))
+    }
+
+    /// The numbers of the user of this name, with all its groups; `None` when there is none.
+    pub(super) fn account(&self, name: &str) -> Result<Option<Account>, std::io::Error> {
+        let Some(User { uid, gid, .. }) = self.user(name)? else { return Ok(None) };
+        let groups = match self {
+            Self::For(_, files) => return files.account(name),
+            Self::Disk(_) => {
+                let name = CString::new(name)?;
+                let groups = nix::unistd::getgrouplist(&name, nix::unistd::Gid::from_raw(gid))?;
+                groups.into_iter().map(nix::unistd::Gid::as_raw).collect()
+            }
+            Self::Memory(_) => vec![gid],
+        };
+        Ok(Some(Account { uid, gid, groups }))
+    }
+
+    /// Whether the process that reads can become any user. In memory it can.
+    pub(super) fn is_root(&self) -> bool {
+        match self {
+            Self::For(_, files) => files.is_root(),
+            Self::Disk(caller) => caller.uid == 0,
+            Self::Memory(_) => true,
+        }
+    }
+
+    /// Whether the process that reads can become that user, or is it.
+    pub(super) fn may_become(&self, account: &Account) -> bool {
+        match self {
+            Self::For(_, files) => files.may_become(account),
+            Self::Disk(caller) => caller.uid == 0 || caller.uid == account.uid,
+            Self::Memory(_) => true,
+        }
     }
 
     pub(super) fn read(&self, path: &Path, kind: Kind) -> Result<Contents, NotOpened> {

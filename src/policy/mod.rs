@@ -28,6 +28,7 @@ pub mod opening;
 pub mod output;
 pub mod parameter;
 pub mod renewal;
+pub mod restrictions;
 mod rights;
 pub mod route;
 pub mod rule;
@@ -66,6 +67,17 @@ pub struct Policy {
     secret_files: Vec<SecretFile>,
     /// `routes/<name>.toml`
     pub routes: BTreeMap<RouteName, Arc<Route>>,
+}
+
+impl Policy {
+    /// The first route whose commands this process cannot run, because it cannot become their user, and that user.
+    #[must_use]
+    pub fn unattainable(&self) -> Option<(&RouteName, &str)> {
+        self.routes.iter().find_map(|(name, route)| {
+            let user = route.run.restrictions.user.as_ref().filter(|user| !user.attainable)?;
+            Some((name, user.name.as_str()))
+        })
+    }
 }
 
 /// A policy, and what is worth a look although it can be used.

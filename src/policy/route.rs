@@ -12,6 +12,7 @@ use super::argv::{StepTemplate, Template};
 use super::condition::Condition;
 use super::output::Telltale;
 use super::parameter::{From, Invalid, Parameters};
+use super::restrictions::Restrictions;
 use super::rule::Rule;
 use crate::domain::argv::Argv;
 use crate::domain::identity::{Identity, Proofs};
@@ -114,6 +115,8 @@ pub struct Run {
     pub respond: Respond,
     /// Whether commands may gain privileges (`su`, `sudo`).
     pub privileges: Privileges,
+    /// What else they are held to.
+    pub restrictions: Restrictions,
 }
 
 /// What stands on the standard input of each command.

@@ -163,12 +163,7 @@ impl Git {
         let settings = SETTINGS.iter().flat_map(|setting| ["-c", setting]);
         let all = settings.chain(arguments.iter().copied()).map(str::to_owned).collect();
         let argv = Argv::new(self.program, all).map_err(|error| odd(error.to_string()))?;
-        let conditions = Conditions {
-            nice: 0,
-            may_gain_privileges: false,
-            directory: self.directory.clone(),
-            env: self.env.clone(),
-        };
+        let conditions = Conditions::new(self.directory.clone(), self.env.clone());
         let call = Call { argv: &argv, conditions: &conditions, input: None };
         let patience = Patience { time: TIME, stop_grace: STOP_GRACE };
         let mut room = Room::new(MOST_OUTPUT);

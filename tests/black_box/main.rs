@@ -35,6 +35,7 @@ mod proxies;
 mod ready_routes;
 mod reload;
 mod renewal;
+mod rights;
 mod scanners;
 mod senders;
 mod signed;

@@ -18,6 +18,7 @@ pub(super) mod gateway;
 mod keys;
 mod limits;
 mod parameters;
+mod restrictions;
 pub(super) mod route;
 mod rule;
 mod run;

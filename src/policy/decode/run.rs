@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::gateway::positive_duration;
 use super::limits::positive_size;
 use super::parameters::no_pattern;
-use super::{Decoded, Table, Value};
+use super::{Decoded, Table, Value, restrictions};
 use crate::domain::argv::{Argv, MOST_ARGUMENTS};
 use crate::domain::name::ParameterName;
 use crate::policy::argv::{StepTemplate, Template};
@@ -41,7 +41,6 @@ pub(super) fn decode(
 ) -> Decoded<Run> {
     let minute = Duration::from_secs(60);
     let steps = table.required("steps", |value| value.list(|value| step(value, declared, files)));
-    table.unsupported("user");
     let nice = table.or("nice", 5, |value| value.number(0..=19));
     let directory = table.or("directory", PathBuf::from("/"), |value| working_directory(value, files));
     let env = table.or("env", BTreeMap::new(), |value| value.table("`env`", env));
@@ -79,9 +78,7 @@ pub(super) fn decode(
         }
         Ok(privileges)
     });
-    for later in ["limits", "writable"] {
-        table.unsupported(later);
-    }
+    let restrictions = restrictions::decode(table, files, privileges.unwrap_or(Privileges::Drop));
     Ok(Run {
         steps: steps?,
         lock: lock?,
@@ -102,6 +99,7 @@ pub(super) fn decode(
         fail_on_output: fail_on_output?,
         respond: respond?,
         privileges: privileges?,
+        restrictions: restrictions?,
     })
 }
 
@@ -390,15 +388,12 @@ mod tests {
             ),
             ("respond = \"now\"", "`respond`: `now` is not one of its values"),
             ("privileges = \"keep\"", "`privileges`: `keep` is not one of its values"),
-            ("user = \"root\"", "`user` is not supported yet in `[run]`"),
             ("wait_while_exists = \"x\"", "`wait_while_exists`: an absolute path"),
             ("retry = 3", "`retry`: takes a table, not an integer"),
             ("retry = { attempts = 0 }", "`attempts`: a whole number from 1 to 100"),
             ("retry = { exit_codes = [0] }", "`exit_codes`: a whole number from 1 to 255"),
             ("retry = { exit_codes = [1, 1] }", "`exit_codes`: it is listed twice"),
             ("retry = { times = 3 }", "unknown key `times` in `retry`"),
-            ("limits = {}", "`limits` is not supported yet in `[run]`"),
-            ("writable = []", "`writable` is not supported yet in `[run]`"),
             ("fail_on_output = \"(\"", "`fail_on_output`: not a pattern: unclosed group"),
             ("fail_on_output = [\"x\"]", "`fail_on_output`: takes a string, not an array"),
             ("shell = \"x\"", "unknown key `shell` in `[run]`"),

@@ -1,0 +1,134 @@
+//! What a command is held to by the kernel: resource limits, another user, Landlock.
+//!
+//! Prepared before the fork, where files are opened and what cannot be enforced is refused; applied in the child, which
+//! has one thread. Whatever is taken away is looked at again afterwards, and cannot be taken back.
+
+use std::io;
+use std::path::Path;
+
+use landlock::{
+    ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreated,
+    RulesetCreatedAttr, RulesetError,
+};
+use rustix::process::{Gid, Resource, Rlimit, Uid, getegid, geteuid, getgid, getgroups, getuid, setrlimit};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use crate::policy::restrictions::{Account, ResourceLimits, Restrictions, Writable};
+
+/// The first version of Landlock that holds every way to change a file's content or name (Linux 6.2).
+const ALL_WRITING: ABI = ABI::V3;
+/// What programs expect to be able to write, and nobody can keep anything in.
+const ALWAYS_WRITABLE: &str = "/dev/null";
+
+/// Ready to be applied in the child.
+pub(super) struct Rights {
+    limits: ResourceLimits,
+    account: Option<Account>,
+    /// Taken when it is applied.
+    confinement: Option<RulesetCreated>,
+}
+
+/// Why a command cannot be held to what its route says.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unenforceable {
+    #[error("this worker cannot become the user `{0}`")]
+    User(String),
+    #[error(
+        "`writable` is not started without: {0}; Linux from 6.2 with Landlock can, and `writable_best_effort = true` does with less"
+    )]
+    Landlock(#[from] RulesetError),
+    #[error("`{path}` of `writable` cannot be opened: {reason}")]
+    Path { path: String, reason: String },
+}
+
+impl Rights {
+    pub(super) fn prepare(restrictions: &Restrictions) -> Result<Self, Unenforceable> {
+        let Restrictions { user, limits, writable } = restrictions;
+        let account = match user {
+            None => None,
+            Some(user) => match &user.account {
+                // Only root changes users; to be who one is already needs no change.
+                Some(account) if geteuid().is_root() => Some(account.clone()),
+                Some(account) if account.uid == geteuid().as_raw() => None,
+                Some(_) | None => return Err(Unenforceable::User(user.name.clone())),
+            },
+        };
+        let confinement = writable.as_ref().map(confinement).transpose()?;
+        Ok(Self { limits: *limits, account, confinement })
+    }
+
+    /// Soft and hard alike.
+    pub(super) fn limit(&self) -> io::Result<()> {
+        let ResourceLimits { processes, memory, files, cpu } = self.limits;
+        for (resource, limit) in [
+            (Resource::Nproc, processes),
+            (Resource::As, memory),
+            (Resource::Nofile, files),
+            (Resource::Cpu, cpu),
+        ] {
+            if limit.is_some() {
+                setrlimit(resource, Rlimit { current: limit, maximum: limit })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Groups, group, user, in this order: each is the right to change the one before.
+    pub(super) fn change_user(&self) -> io::Result<()> {
+        let Some(account) = &self.account else { return Ok(()) };
+        let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+        let groups: Vec<Gid> = account.groups.iter().copied().map(Gid::from_raw).collect();
+        set_thread_groups(&groups)?;
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
+        let mut now = getgroups()?;
+        now.sort_unstable_by_key(|group| group.as_raw());
+        let mut asked = groups;
+        asked.sort_unstable_by_key(|group| group.as_raw());
+        let is_changed = (getuid(), geteuid(), getgid(), getegid()) == (uid, uid, gid, gid) && now == asked;
+        let root = (Uid::ROOT, Gid::ROOT);
+        let is_final = uid.is_root()
+            || (set_thread_res_uid(root.0, root.0, root.0).is_err()
+                && (gid.is_root() || set_thread_res_gid(root.1, root.1, root.1).is_err())
+                && set_thread_groups(&[root.1]).is_err());
+        if is_changed && is_final { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    }
+
+    /// Also sets `no_new_privs`, which is set before in any case.
+    pub(super) fn confine(&mut self) -> io::Result<()> {
+        match self.confinement.take() {
+            Some(confinement) => confinement.restrict_self().map(drop).map_err(io::Error::other),
+            None => Ok(()),
+        }
+    }
+}
+
+fn confinement(writable: &Writable) -> Result<RulesetCreated, Unenforceable> {
+    let level = if writable.best_effort { CompatLevel::BestEffort } else { CompatLevel::HardRequirement };
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(level)
+        .handle_access(AccessFs::from_write(ALL_WRITING))?
+        .create()?;
+    for path in writable.paths.iter().map(AsRef::as_ref).chain([Path::new(ALWAYS_WRITABLE)]) {
+        let unusable = |reason: String| Unenforceable::Path { path: path.display().to_string(), reason };
+        let is_directory = path.metadata().map_err(|error| unusable(error.to_string()))?.is_dir();
+        let descriptor = PathFd::new(path).map_err(|error| unusable(error.to_string()))?;
+        let all = AccessFs::from_write(ALL_WRITING);
+        let access = if is_directory { all } else { all & AccessFs::from_file(ALL_WRITING) };
+        ruleset = ruleset.add_rule(PathBeneath::new(descriptor, access))?;
+    }
+    Ok(ruleset)
+}
+
+/// How much of `writable` this kernel enforces.
+pub(super) fn enforcement() -> &'static str {
+    let can = |abi: ABI| {
+        let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        ruleset.handle_access(AccessFs::from_write(abi)).and_then(Ruleset::create).is_ok()
+    };
+    match (can(ALL_WRITING), can(ABI::V1)) {
+        (true, _) => "all of it",
+        (false, true) => "a part of it",
+        (false, false) => "nothing of it",
+    }
+}
