@@ -11,6 +11,7 @@ use super::decode::{Decoded, Page};
 use super::diagnostic::{Diagnostics, Finding};
 use super::directory::{RouteText, Texts};
 use super::files::Files;
+use super::files::User;
 use super::route::Route;
 use super::{Credentials, Examined, Policy};
 
@@ -30,6 +31,7 @@ pub(super) fn compile(texts: &Texts, files: &Files, mut found: Diagnostics) -> E
         sheet.refuse_same_request(before);
         sheet.compare_locks(before);
         sheet.warn_of_shared_bodies(before);
+        sheet.refuse_gate_user(gateway.as_ref().and_then(|gateway| gateway.queue.gate_user.as_ref()));
     }
     if sheets.is_empty() && !texts.unread_routes {
         found.warning_in_directory(
@@ -82,6 +84,17 @@ impl<'a> Sheet<'a> {
             let message = format!("`{method} {path}` is the request of the route `{other}`, too");
             let finding = Finding::error(place.clone(), message).also(other_place.clone(), "first here");
             self.page.report(finding);
+        }
+    }
+
+    /// Whoever breaks into the gate could do to these commands whatever they may do to themselves.
+    fn refuse_gate_user(&self, gate: Option<&User>) {
+        if let (Some((uid, place)), Some(gate)) = (&self.outline.user, gate)
+            && *uid == gate.uid
+        {
+            let message = format!("`user` is `{}`, the `gate_user` of `[queue]`", gate.name);
+            let help = "let commands run as a user of their own: the gate faces strangers";
+            self.page.report(Finding::error(place.clone(), message).help(help));
         }
     }
 

@@ -420,6 +420,11 @@ mod tests {
             assert_eq!(work.audit.work_file(), Path::new("/var/log/bridgeward/audit.work.jsonl"));
             assert!(examine(Purpose::Operate, text, &[]).is_ok());
         }
+        let route = format!("{ROUTE}user = \"nobody\"");
+        let files = Files::Memory(FILES.iter().map(|(path, bytes)| (path.clone(), bytes.clone())).collect());
+        let found = compile_text(&text, &[("r", &route)], &Files::For(Purpose::Work, Box::new(files)));
+        let found = found.err().map(|found| found.messages().map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(found, Some(vec!["`user` is `nobody`, the `gate_user` of `[queue]`".to_owned()]));
         for purpose in [Purpose::Gate, Purpose::Work] {
             let found = examine(purpose, GATEWAY, &gates).unwrap_err();
             assert!(found[0].starts_with("`socket` is missing in `[queue]`"), "{found:?}");
