@@ -452,8 +452,10 @@ mod tests {
             tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
         let place = Place::new();
         let recorder = place.open(1);
+        // Other tests, which listen to nothing, turn these events off for all threads, before and meanwhile, unless there
+        // is more than one who could listen.
+        let _another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
         tracing::subscriber::with_default(subscriber, || {
-            // Other tests, which listen to nothing, may have had these events turned off before.
             tracing::callsite::rebuild_interest_cache();
             recorder.note(refused("/a\nINFO forged\u{2028}", None));
             recorder.note(refused("/b", None));
