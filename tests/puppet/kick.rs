@@ -142,6 +142,13 @@ fn fifty_simultaneous_kicks_reach_the_right_node_in_two_runs() {
     }
     assert_eq!(wait_for_lines(&runs, 2), [MEANT, MEANT]);
 
+    // A node that is found and then never answers: `mco` exits with 0, but its output fails the run.
+    collective.run_by(MEANT, &site, "kill -9 $PPID");
+    let kicked = answer(kick(&gateway, &puppet.dir, &certnames[0]));
+    let view = ended(&site, kicked["job"].as_str().unwrap());
+    assert_eq!(view["state"], "failed", "{view}");
+    assert!(view["steps"][0]["output"].to_string().contains(MEANT), "{view}");
+
     // The broker goes: `mco` would try again for ever, without a word.
     drop(collective);
     let route = fs::read_to_string(site.path("routes/kick_haproxy_app_internal.toml")).unwrap();
