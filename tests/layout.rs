@@ -61,8 +61,10 @@ fn sources() -> Vec<Source> {
         .into_iter()
         .map(|path| {
             let text = fs::read_to_string(&path).unwrap();
-            let tests = ["\n#[cfg(test)]\nmod tests {", "\n#[cfg(test)]\npub(crate) mod tests {"];
-            let end = tests.iter().filter_map(|opening| text.find(opening)).min().unwrap_or(text.len());
+            let tests =
+                ["", "pub(super) ", "pub(crate) "].map(|seen| format!("\n#[cfg(test)]\n{seen}mod tests {{"));
+            let end =
+                tests.iter().filter_map(|opening| text.find(opening.as_str())).min().unwrap_or(text.len());
             let before_tests = &text[..end];
             let lines = before_tests.lines().map(|line| line.split("//").next().unwrap());
             let code = lines.collect::<Vec<_>>().join("\n");
