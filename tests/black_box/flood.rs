@@ -186,23 +186,23 @@ fn i7_all_bodies_together_are_bounded_on_every_path_alike() {
 fn i7_waits_together_are_bounded_and_beyond_them_senders_are_told_at_once() {
     let site = Site::with_limits("waiting = 1");
     let gate = site.path("gate");
-    let program = site.program("held", &format!("while [ ! -e {} ]; do sleep 0.02; done", gate.display()));
+    let started = site.path("started");
+    let (go, mark) = (gate.display(), started.display());
+    let program = site.program("held", &format!("touch {mark}; while [ ! -e {go} ]; do sleep 0.02; done"));
     site.route("x", &ROUTE.replace("/bin/true", &program));
     let gateway = site.serve();
     let waits = |body: &str| gateway.post("/x", body).header("prefer", "wait=60", false).request();
     let mut first = gateway.connect();
     first.write(waits("1").as_bytes()).unwrap();
     let deadline = Instant::now() + PATIENCE;
-    // Until the first one waits, another one may.
-    let told = loop {
-        let mut other = gateway.connect();
-        other.write(waits("2").as_bytes()).unwrap();
-        other.set_patience(Duration::from_millis(500));
-        if let Ok(response) = other.read() {
-            break response;
-        }
+    // Whoever's job runs has begun to wait.
+    while !started.exists() {
         assert!(Instant::now() < deadline);
-    };
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut other = gateway.connect();
+    other.write(waits("2").as_bytes()).unwrap();
+    let told = other.read().unwrap();
     assert_eq!((told.status, &told.json()["state"]), (202, &json!("queued")), "{told:?}");
     std::fs::write(&gate, "").unwrap();
     assert_eq!(first.read().unwrap().status, 200);
