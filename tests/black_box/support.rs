@@ -423,11 +423,6 @@ impl Tls {
         String::from_utf8(rest).unwrap()
     }
 
-    /// How long a read may wait.
-    pub fn set_patience(&self, patience: Duration) {
-        self.0.sock.set_read_timeout(Some(patience)).unwrap();
-    }
-
     pub fn read_exact(&mut self, buffer: &mut [u8]) -> std::io::Result<()> {
         self.0.read_exact(buffer)
     }
