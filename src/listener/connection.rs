@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -27,9 +27,9 @@ use super::framing::Framed;
 use super::phase::{Answer, Phase};
 use super::proxy::{self, Told};
 use super::seldom::Seldom;
-use super::shares::{Holder, Share, Shares};
+use super::shares::{Holder, Share, Shares, Waiting};
 use super::stream::{Patience, TimedStream};
-use super::{Limits, Settings};
+use super::{Limits, Settings, turn_away};
 use crate::domain::identity::{Peer, Presented, Shown};
 use crate::domain::source::Source;
 use crate::trust::certificate;
@@ -38,6 +38,9 @@ use crate::trust::certificate;
 const MOST_HEADERS: usize = 64;
 /// Largest head of a request, and what is buffered of an answer, in bytes; beyond, hyper answers 431.
 const LARGEST_HEAD: usize = 16 * 1024;
+
+/// Why a connection over its source's limit is turned away.
+const TOO_MANY: &str = "too many connections from this source";
 
 /// When the kernel first asks a silent peer whether it is still there, and how often and how many times more.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
@@ -54,24 +57,34 @@ pub(super) struct Desk {
     pub(super) complaints: Seldom,
 }
 
+/// What a new connection has of its source.
+pub(super) enum Claim {
+    /// A place.
+    Now(Share),
+    /// The wait for one.
+    Later(Waiting),
+}
+
 impl Desk {
-    /// One more connection for the source of `address`, or `None` when it has as many as it may.
-    pub(super) fn share(&self, address: SocketAddr, limits: &Limits) -> Option<Share> {
-        let share = self.shares.take(Holder::Source(Source::of(address.ip())), limits);
-        if share.is_none() {
-            self.warn(address, &"too many connections from this source");
+    /// One more connection for the source of `address`, or `None` when it has as many as it may, and too many wait.
+    pub(super) fn claim(&self, address: SocketAddr, limits: &Limits) -> Option<Claim> {
+        let source = Source::of(address.ip());
+        let now = self.shares.take(Holder::Source(source), limits).map(Claim::Now);
+        let claim = now.or_else(|| self.shares.queue(source, limits).map(Claim::Later));
+        if claim.is_none() {
+            self.warn(address, &TOO_MANY);
         }
-        share
+        claim
     }
 
-    /// Sees a connection through, from the handshake to its end. Without a share it is a load balancer's, and begins with
+    /// Sees a connection through, from the handshake to its end. Without a claim it is a load balancer's, and begins with
     /// whom it speaks for.
     pub(super) async fn attend<S>(
         self: Arc<Self>,
         settings: Arc<Settings>,
         socket: TcpStream,
         address: SocketAddr,
-        share: Option<Share>,
+        claim: Option<Claim>,
         service: S,
     ) where
         S: Service<Request<Incoming>, Response = Response<axum::body::Body>, Error = Infallible>
@@ -83,36 +96,14 @@ impl Desk {
         let phase = Phase::default();
         let close = self.stop.child_token();
         let handshake = phase.begin();
-        let Settings { tls, limits, epoch, .. } = &*settings;
+        let Settings { limits, epoch, .. } = &*settings;
         let patience = Patience { headers: limits.headers, idle: limits.idle };
         let stream = TimedStream::new(socket, patience, phase.clone(), close.clone());
-        let acceptor = TlsAcceptor::from(Arc::clone(tls));
-        let greeting = async {
-            let mut stream = stream;
-            let (address, share) = match share {
-                Some(share) => (address, Some(share)),
-                None => match proxy::read(&mut stream).await {
-                    Ok(Told::Client(client)) => (client, self.share(client, limits)),
-                    Ok(Told::Balancer) => (address, self.share(address, limits)),
-                    Err(error) => {
-                        self.warn(address, &error);
-                        return Err(());
-                    }
-                },
-            };
-            let share = share.ok_or(())?;
-            let stream = acceptor.accept(stream).await;
-            stream.map(|stream| (stream, address, share)).map_err(|error| self.refused(address, &error))
-        };
         let greeted = tokio::select! {
-            greeted = timeout(limits.handshake, greeting) => greeted,
+            greeted = self.greet(&settings, stream, address, claim) => greeted,
             () = self.stop.cancelled() => return,
         };
-        let (stream, address, share) = match greeted {
-            Ok(Ok(greeted)) => greeted,
-            Ok(Err(())) => return,
-            Err(elapsed) => return self.complain(address, &elapsed),
-        };
+        let Some((stream, address, share)) = greeted else { return };
         drop(handshake);
         hurry(stream.get_ref().0.socket());
         let shown = shown(&stream, *epoch);
@@ -139,6 +130,57 @@ impl Desk {
         };
         if let Err(error) = ended {
             self.complain(address, &error);
+        }
+    }
+
+    /// The beginning of a connection: whom it is from, a place of that source, and the handshake. `None` when it does not
+    /// come to an end in time, or not to a good one; that has been said then.
+    async fn greet(
+        &self,
+        settings: &Settings,
+        mut stream: TimedStream,
+        address: SocketAddr,
+        claim: Option<Claim>,
+    ) -> Option<(TlsStream<TimedStream>, SocketAddr, Share)> {
+        let Settings { tls, limits, .. } = settings;
+        let mut until = Instant::now() + limits.handshake;
+        let (address, claim) = match claim {
+            Some(claim) => (address, claim),
+            None => match timeout_at(until, proxy::read(&mut stream)).await {
+                Ok(Ok(Told::Client(client))) => (client, self.claim(client, limits)?),
+                Ok(Ok(Told::Balancer)) => (address, self.claim(address, limits)?),
+                Ok(Err(error)) => {
+                    self.warn(address, &error);
+                    return None;
+                }
+                Err(elapsed) => {
+                    self.complain(address, &elapsed);
+                    return None;
+                }
+            },
+        };
+        let share = match claim {
+            Claim::Now(share) => share,
+            Claim::Later(waiting) => {
+                let Ok(Some(share)) = timeout_at(until, waiting.place()).await else {
+                    self.warn(address, &TOO_MANY);
+                    turn_away(stream.socket());
+                    return None;
+                };
+                until = Instant::now() + limits.handshake;
+                share
+            }
+        };
+        match timeout_at(until, TlsAcceptor::from(Arc::clone(tls)).accept(stream)).await {
+            Ok(Ok(stream)) => Some((stream, address, share)),
+            Ok(Err(error)) => {
+                self.refused(address, &error);
+                None
+            }
+            Err(elapsed) => {
+                self.complain(address, &elapsed);
+                None
+            }
         }
     }
 

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Limits, Settings, bind, serve, tls_config};
 use crate::clock::Clock;
 use crate::domain::identity::{Peer, Shown};
+use crate::policy::tests::{GATEWAY, compile};
 use crate::trust::mint::{Authority, Issued, Validity};
 use crate::trust::server::ServerIdentity;
 use crate::trust::{Trust, provider};
@@ -51,6 +52,11 @@ pub(super) fn generous() -> Limits {
         idle: LONG,
         drain: LONG,
     }
+}
+
+/// Those of a policy that sets none.
+pub(super) fn defaults() -> Limits {
+    Limits::from(&compile(GATEWAY, &[]).unwrap().policy.limits)
 }
 
 /// A gateway under test, and the CA of its clients.
@@ -162,7 +168,14 @@ impl Gateway {
     }
 
     pub(super) async fn connect(&self, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
-        let socket = TcpStream::connect(self.address).await?;
+        self.greet(config, TcpStream::connect(self.address).await?).await
+    }
+
+    pub(super) async fn greet(
+        &self,
+        config: Arc<ClientConfig>,
+        socket: TcpStream,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         TlsConnector::from(config).connect(ServerName::try_from("localhost").unwrap(), socket).await
     }
 

@@ -34,6 +34,7 @@ mod fixture;
 mod framing;
 mod phase;
 pub mod proxy;
+mod room;
 mod seldom;
 mod shares;
 mod stream;
@@ -45,6 +46,7 @@ pub use bind::{BindError, bind};
 use connection::Desk;
 pub use connection::converse;
 pub use framing::Framed;
+use room::Room;
 use seldom::Seldom;
 use shares::Shares;
 pub use tls::tls_config;
@@ -63,11 +65,13 @@ const COMPLAINT_PERIOD: Duration = Duration::from_millis(100);
 pub struct Limits {
     /// Connections at once; beyond, new ones wait in the kernel.
     pub connections: usize,
-    /// Connections at once from one source without a verified certificate; beyond, new ones are dropped.
+    /// Connections at once from one source without a verified certificate; beyond, new ones wait for a place, or are
+    /// dropped where too many wait.
     pub connections_per_source: usize,
     /// Connections at once with one verified certname; beyond, new ones are closed after the handshake.
     pub connections_per_identity: usize,
-    /// From accept to the end of the TLS handshake.
+    /// From accept, or from the end of the wait for a place of its source, to the end of the TLS handshake; and for that
+    /// wait.
     pub handshake: Duration,
     /// From a request's first byte to the end of its head.
     pub headers: Duration,
@@ -75,6 +79,14 @@ pub struct Limits {
     pub idle: Duration,
     /// For open requests after the listener was told to stop.
     pub drain: Duration,
+}
+
+impl Limits {
+    /// Connections that may wait for a place of their source at once, all sources together. The other places are for
+    /// sources within their limits, whoever waits.
+    const fn waiting(&self) -> usize {
+        self.connections / 4
+    }
 }
 
 impl From<&policy::Limits> for Limits {
@@ -162,16 +174,15 @@ pub async fn serve<S>(
         };
         let settings = settings();
         // A balancer's connections are those of its clients; whose, is known once it has said so.
-        let share = if settings.trusts(address) {
+        let claim = if settings.trusts(address) {
             None
-        } else if let Some(share) = desk.share(address, &settings.limits) {
-            Some(share)
+        } else if let Some(claim) = desk.claim(address, &settings.limits) {
+            Some(claim)
         } else {
-            // A reset leaves nothing behind in the kernel, where an orderly close would for a minute.
-            let _ = socket.set_zero_linger();
+            turn_away(&socket);
             continue;
         };
-        let attended = Arc::clone(&desk).attend(settings, socket, address, share, service.clone());
+        let attended = Arc::clone(&desk).attend(settings, socket, address, claim, service.clone());
         connections.spawn(unless(abort.clone(), attended, permit));
     }
 
@@ -181,31 +192,6 @@ pub async fn serve<S>(
         tracing::warn!(connections = connections.len(), "ended while still busy: the time to finish is over");
         abort.cancel();
         connections.wait().await;
-    }
-}
-
-/// The places that connections take.
-struct Room {
-    places: Arc<Semaphore>,
-    size: usize,
-}
-
-impl Default for Room {
-    fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(0)), size: 0 }
-    }
-}
-
-impl Room {
-    /// Makes it as large as `size`; places that are taken go when they are given back.
-    fn resize(&mut self, size: usize) {
-        let size = size.min(Semaphore::MAX_PERMITS);
-        if size > self.size {
-            self.places.add_permits(size - self.size);
-            self.size = size;
-        } else {
-            self.size -= self.places.forget_permits(self.size - size);
-        }
     }
 }
 
@@ -231,6 +217,12 @@ async fn arrival(
     })
     .await?;
     Ok((permit, socket, address))
+}
+
+/// Lets the end of a connection be a reset, which leaves nothing behind in the kernel, where an orderly close would for a
+/// minute.
+fn turn_away(socket: &TcpStream) {
+    let _ = socket.set_zero_linger();
 }
 
 /// Whether an error of `accept` concerns a client that went away, not us.

@@ -70,14 +70,52 @@ async fn who_does_not_read_is_ended() {
 }
 
 #[tokio::test]
-async fn a_source_gets_its_share_of_connections() {
+async fn beyond_its_share_a_source_waits_for_a_place() {
     let gateway = Gateway::start(Limits { connections_per_source: 1, ..generous() });
     let mut first = gateway.anonymous().await.unwrap();
     ask(&mut first, GET).await.unwrap();
-    assert!(gateway.anonymous().await.is_err());
+    let second = gateway.ask(gateway.config(TLS13, None));
+    tokio::pin!(second);
+    tokio::select! {
+        biased;
+        _ = &mut second => panic!("there was no place"),
+        answer = ask(&mut first, GET) => drop(answer.unwrap()),
+    }
+    drop(first);
+    assert!(soon(second).await.is_ok());
+}
+
+#[tokio::test]
+async fn i7_beyond_those_who_wait_new_ones_are_dropped() {
+    let gateway = Gateway::start(Limits { connections: 8, connections_per_source: 1, ..generous() });
+    let anonymous = || gateway.config(TLS13, None);
+    let mut first = gateway.anonymous().await.unwrap();
+    ask(&mut first, GET).await.unwrap();
+    let waiting = [TcpStream::connect(gateway.address).await, TcpStream::connect(gateway.address).await];
+    for _ in 0..3 {
+        assert!(gateway.ask(anonymous()).await.is_err());
+    }
     ask(&mut first, GET).await.unwrap();
     drop(first);
-    while gateway.ask(gateway.config(TLS13, None)).await.is_err() {}
+    for socket in waiting {
+        let mut stream = soon(gateway.greet(anonymous(), socket.unwrap())).await.unwrap();
+        ask(&mut stream, GET).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn i7_whoever_waits_too_long_for_a_place_is_dropped() {
+    let limits = Limits { connections_per_source: 1, handshake: SHORT, ..generous() };
+    let gateway = Gateway::start(limits);
+    // A machine that is busy may take longer for a handshake.
+    let mut first = loop {
+        if let Ok(stream) = gateway.anonymous().await {
+            break stream;
+        }
+    };
+    let mut waiting = TcpStream::connect(gateway.address).await.unwrap();
+    assert!(!ended(&mut waiting).await);
+    ask(&mut first, GET).await.unwrap();
 }
 
 #[tokio::test]
@@ -89,9 +127,25 @@ async fn a_certificate_counts_for_its_holder_instead_of_its_source() {
     ask(&mut first, GET).await.unwrap();
     assert!(gateway.ask(Arc::clone(&with)).await.is_err());
     let other = gateway.config(TLS13, Some(&gateway.client("node2.example.com")));
-    while gateway.ask(Arc::clone(&other)).await.is_err() {}
+    assert!(gateway.ask(other).await.is_ok());
     drop(first);
     while gateway.ask(Arc::clone(&with)).await.is_err() {}
+}
+
+#[tokio::test]
+async fn i7_nodes_that_shake_hands_at_once_behind_one_address_are_all_let_in() {
+    let gateway = Gateway::start(Limits { connections_per_source: 2, ..generous() });
+    let nodes = (0..10).map(|number| {
+        let config = gateway.config(TLS13, Some(&gateway.client(&format!("node{number}.example.com"))));
+        let gateway = &gateway;
+        async move {
+            let mut stream = soon(gateway.connect(config)).await.unwrap();
+            ask(&mut stream, GET).await.unwrap();
+            stream
+        }
+    });
+    // All stay open until the last one has been answered.
+    assert_eq!(futures_util::future::join_all(nodes).await.len(), 10);
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Invariant I7, in the large: while strangers hold all they can get, the gateway rests, and whoever is good is answered.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -247,4 +248,100 @@ fn i7_many_nodes_behind_one_address_are_not_held_back_by_the_limits_of_a_source(
         "a stranger behind the same address has its own limits"
     );
     drop(held);
+}
+
+#[test]
+fn i7_five_hundred_nodes_that_shake_hands_at_once_behind_one_address_are_all_answered() {
+    const NODES: usize = 500;
+    // The caps are the defaults. The time is not, so that a busy machine decides nothing; here it takes about a second.
+    let site = site("handshake = \"1m\"");
+    let count = site.path("count");
+    let program = site.program("kick", &format!("echo x >> {}", count.display()));
+    site.route("kick", &(ROUTE.replace("/x", "/kick").replace("/bin/true", &program) + "coalesce = true\n"));
+    let gateway = site.serve();
+    let request = gateway.get("/kick").replacen("GET", "POST", 1);
+    let nodes: Vec<_> = (0..NODES).map(|node| site.node(&format!("node{node}.example.com"), &[])).collect();
+    let sockets: Vec<_> = nodes.iter().map(|_| TcpStream::connect(gateway.address).unwrap()).collect();
+    let (begin, connected) = (Barrier::new(NODES), Instant::now());
+    // All of them stay connected until the last one has been answered.
+    let answered: Vec<(Tls, Response)> = std::thread::scope(|scope| {
+        let nodes: Vec<_> = nodes
+            .iter()
+            .zip(sockets)
+            .map(|(issued, socket)| {
+                let (begin, request, ca) = (&begin, &request, &site.ca_pem);
+                scope.spawn(move || {
+                    begin.wait();
+                    let shown = (issued.certificate.as_str(), issued.key.as_str());
+                    let mut tls = Tls::greet(socket, &[], ca, Some(shown)).unwrap();
+                    let response = tls.ask(request);
+                    (tls, response)
+                })
+            })
+            .collect();
+        nodes.into_iter().map(|node| node.join().unwrap()).collect()
+    });
+    println!("all were answered within {:?}", connected.elapsed());
+    assert_eq!(answered.len(), NODES);
+    assert!(answered.iter().all(|(_, response)| response.status == 202));
+    drop(answered);
+    assert_eq!(gateway.stop().code(), Some(0));
+    let runs = wait_for_lines(&count, 1).len();
+    assert!(runs < NODES / 5, "{runs} runs");
+}
+
+/// A connection from another address of this machine.
+fn connect_from(source: [u8; 4], gateway: &Running) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddr::from((source, 0))).unwrap();
+    connect(&socket, &gateway.address).unwrap();
+    TcpStream::from(socket)
+}
+
+/// How many connections the other end has not ended.
+fn open(sockets: &[TcpStream]) -> usize {
+    let is_open = |socket: &&TcpStream| {
+        socket.set_nonblocking(true).unwrap();
+        socket.peek(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    sockets.iter().filter(is_open).count()
+}
+
+#[test]
+fn i7_whoever_waits_for_a_place_is_bounded_and_in_nobodys_way() {
+    let site = site("connections = 400\nconnections_per_source = 50\nhandshake = \"1m\"");
+    let gateway = site.serve();
+    let silent: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(gateway.address).unwrap()).collect();
+    // So many have a place, and a quarter of all that there are may wait for one.
+    let most = 50 + 400 / 4;
+    let deadline = Instant::now() + PATIENCE;
+    while open(&silent) > most {
+        assert!(Instant::now() < deadline, "{} are open", open(&silent));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let begin = Instant::now();
+    let socket = connect_from([127, 0, 0, 2], &gateway);
+    let mut good = Tls::greet(socket, &[], &site.ca_pem, None).unwrap();
+    assert_eq!(good.ask(&gateway.post("/x", "1").request()).status, 202);
+    println!("another address was answered after {:?}", begin.elapsed());
+    assert_eq!(open(&silent), most, "nobody was let go for it");
+    assert!(gateway.log.text().contains("too many connections from this source"));
+}
+
+#[test]
+fn i7_whoever_waits_for_a_place_is_gone_in_time() {
+    let site = site("connections = 400\nconnections_per_source = 50\nhandshake = \"1s\"");
+    let gateway = site.serve();
+    let silent: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(gateway.address).unwrap()).collect();
+    assert!(silent.iter().all(ended), "it is still open");
+    let deadline = Instant::now() + PATIENCE;
+    // A machine that is busy may take longer for a handshake.
+    let mut good = loop {
+        if let Ok(tls) = gateway.try_connect(None) {
+            break tls;
+        }
+        assert!(Instant::now() < deadline);
+    };
+    assert_eq!(good.ask(&gateway.post("/x", "1").request()).status, 202);
 }

@@ -42,7 +42,8 @@ fn i7_requests_of_a_source_are_counted_on_every_path_alike() {
 
 #[test]
 fn i7_connections_of_a_source_are_counted() {
-    let site = site("connections_per_source = 2\nconnections_per_identity = 1");
+    // Where there are so few places in all, nobody waits for one.
+    let site = site("connections = 3\nconnections_per_source = 2\nconnections_per_identity = 1");
     let gateway = site.serve();
     let mut held: Vec<Tls> = (0..2).map(|_| gateway.connect()).collect();
     assert!(gateway.try_connect(None).is_err());
