@@ -10,7 +10,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::Request;
 use bridgeward::domain::identity::{Peer, Shown};
-use bridgeward::listener::converse;
+use bridgeward::listener::{Verdict, converse};
 use gate::Gate;
 use libfuzzer_sys::fuzz_target;
 use tower::ServiceExt as _;
@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
         async move { Ok::<_, Infallible>(router.oneshot(request.map(Body::new)).await.unwrap()) }
     });
     // It may end with an error; a stranger's connection may.
-    let _ = gate.runtime.block_on(converse(tokio::io::join(data, &mut sent), service));
+    let _ = gate.runtime.block_on(converse(tokio::io::join(data, &mut sent), service, Verdict::default()));
     assert_eq!(gate.accepted(), 0);
 
     let sent = String::from_utf8_lossy(&sent).replace("HTTP/1.1 100 Continue\r\n\r\n", "").replace("HTTP/1.0", "HTTP/1.1");

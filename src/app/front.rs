@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::generation::{Generation, Listening};
 use super::live::{Face, Live};
 use super::{COMMANDS_FINISH_WITHIN, process};
-use crate::audit::Recorder;
+use crate::audit::{Record, Recorder};
 use crate::clock::Clock;
 use crate::gate::Counters;
 use crate::policy::InForce;
@@ -36,6 +36,10 @@ impl Front {
         stop: &CancellationToken,
     ) -> Option<Self> {
         let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        let of_listener = recorder.clone();
+        let malformed = move |source, why: listener::Malformed| {
+            of_listener.note_stranger(|| Record::Malformed { source, reason: why.to_string() });
+        };
         let (recorder, time) = (recorder.clone(), clock.clone());
         let settings = live.show(move |generation, former| {
             let Generation { policy, listening, .. } = generation;
@@ -64,7 +68,9 @@ impl Front {
         let settings = settings?;
         let answers = live.clone();
         let service = tower::service_fn(move |request| answers.clone().answer(request));
-        let listener = tokio::spawn(listener::serve(sockets, settings, clock.clone(), service, stop.clone()));
+        let (clock, stop) = (clock.clone(), stop.clone());
+        let listener =
+            tokio::spawn(listener::serve(sockets, settings, clock, service, stop, Box::new(malformed)));
         Some(Self { addresses, listener })
     }
 

@@ -13,6 +13,9 @@ pub(super) fn tell(record: &Record) {
             let (method, path, reason) = (method.as_str(), path.as_str(), reason.as_str());
             tracing::warn!(%source, method, path, status, reason, route, identity, "refused");
         }
+        Record::Malformed { source, reason } => {
+            tracing::warn!(%source, reason = reason.as_str(), "malformed");
+        }
         Record::Accepted { route, identity, rule, source, .. } => {
             let identity = identity.to_string();
             tracing::info!(%route, identity, rule, %source, "accepted");

@@ -144,7 +144,10 @@ impl Recorder {
     /// of strangers, and who was turned away, beyond the rate, or beyond the room, are counted and become one `refusals`
     /// line; any other record for which there is no room is counted as `omitted`.
     pub fn note(&self, record: Record) {
-        if matches!(record, Record::Refused { identity: None, .. } | Record::TurnedAway { .. }) {
+        if matches!(
+            record,
+            Record::Refused { identity: None, .. } | Record::Malformed { .. } | Record::TurnedAway { .. }
+        ) {
             self.note_stranger(|| record);
         } else {
             self.note_now(record);

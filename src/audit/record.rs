@@ -35,6 +35,13 @@ pub enum Record {
         #[serde(skip_serializing_if = "Option::is_none")]
         identity: Option<Identity>,
     },
+    /// What came over a connection was no well-formed HTTP, so that nothing that followed was read.
+    Malformed {
+        /// Where it came from.
+        source: IpAddr,
+        /// What was wrong with it, in one of a few fixed phrases.
+        reason: String,
+    },
     /// A request passed every guard and is about to be stored.
     Accepted {
         /// The route.

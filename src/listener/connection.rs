@@ -24,12 +24,13 @@ use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
 use super::framing::Framed;
+use super::malformed::Verdict;
 use super::phase::{Answer, Phase};
 use super::proxy::{self, Told};
 use super::seldom::Seldom;
 use super::shares::{Holder, Share, Shares, Waiting};
 use super::stream::{Patience, TimedStream};
-use super::{Limits, Settings, turn_away};
+use super::{Limits, OnMalformed, Settings, turn_away};
 use crate::domain::identity::{Peer, Presented, Shown};
 use crate::domain::source::Source;
 use crate::trust::certificate;
@@ -55,6 +56,7 @@ pub(super) struct Desk {
     pub(super) warnings: Seldom,
     /// About what only a developer wants to see.
     pub(super) complaints: Seldom,
+    pub(super) malformed: OnMalformed,
 }
 
 /// What a new connection has of its source.
@@ -120,7 +122,8 @@ impl Desk {
                 Ok::<_, Infallible>(response.map(|body| Answer { body, _busy: busy }))
             }
         });
-        let mut connection = pin!(converse(stream, requests));
+        let verdict = Verdict::default();
+        let mut connection = pin!(converse(stream, requests, verdict.clone()));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = close.cancelled() => {
@@ -128,7 +131,9 @@ impl Desk {
                 connection.await
             }
         };
-        if let Err(error) = ended {
+        if let Some(why) = verdict.of(&ended) {
+            (self.malformed)(address.ip().to_canonical(), why);
+        } else if let Err(error) = ended {
             self.complain(address, &error);
         }
     }
@@ -221,8 +226,9 @@ impl Desk {
     }
 }
 
-/// HTTP/1.1 over any stream, as every connection speaks it; times nothing.
-pub fn converse<T, S, B>(stream: T, service: S) -> http1::Connection<TokioIo<Framed<T>>, S>
+/// HTTP/1.1 over any stream, as every connection speaks it; times nothing. `verdict` is told what its framing is refused
+/// for.
+pub fn converse<T, S, B>(stream: T, service: S, verdict: Verdict) -> http1::Connection<TokioIo<Framed<T>>, S>
 where
     T: AsyncRead + AsyncWrite + Unpin,
     S: HttpService<Incoming, ResBody = B>,
@@ -235,7 +241,7 @@ where
         .max_header_size(LARGEST_HEAD)
         .max_buf_size(LARGEST_HEAD)
         .header_read_timeout(None)
-        .serve_connection(TokioIo::new(Framed::new(stream, LARGEST_HEAD)), service)
+        .serve_connection(TokioIo::new(Framed::new(stream, LARGEST_HEAD, verdict)), service)
 }
 
 /// Makes small answers leave at once, and acknowledges the end of the handshake at once: without session tickets

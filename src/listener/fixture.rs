@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{Limits, Settings, bind, serve, tls_config};
+use super::{Limits, Malformed, Settings, bind, serve, tls_config};
 use crate::clock::Clock;
 use crate::domain::identity::{Peer, Shown};
 use crate::policy::tests::{GATEWAY, compile};
@@ -69,6 +69,7 @@ pub(super) struct Gateway {
     pub(super) held: Arc<Notify>,
     pub(super) arrived: mpsc::UnboundedReceiver<()>,
     pub(super) dropped: mpsc::UnboundedReceiver<()>,
+    pub(super) malformed: mpsc::UnboundedReceiver<Malformed>,
 }
 
 /// A body without end that tells when it is dropped.
@@ -132,6 +133,7 @@ impl Gateway {
                 Ok(Response::new(Body::from(text)))
             }
         });
+        let (report, malformed) = mpsc::unbounded_channel();
         let settings = Arc::new(Settings { tls, epoch: 0, limits, trusted_proxies: Vec::new() });
         let serving = tokio::spawn(serve(
             sockets,
@@ -139,8 +141,9 @@ impl Gateway {
             clock,
             service,
             stop.clone(),
+            Box::new(move |_, why| report.send(why).unwrap_or_default()),
         ));
-        Self { ca, revoked, address, stop, serving, held, arrived, dropped }
+        Self { ca, revoked, address, stop, serving, held, arrived, dropped, malformed }
     }
 
     pub(super) fn config(

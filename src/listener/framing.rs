@@ -12,6 +12,8 @@ use std::task::{Context, Poll, ready};
 use memchr::memchr;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::malformed::{Malformed, Verdict};
+
 /// What hyper is given from a refused byte on: no head, chunk or trailer can hold a NUL, and the empty line makes it
 /// look at once. The end of the stream follows.
 const REFUSED: &[u8] = b"\0\r\n\r\n";
@@ -24,13 +26,15 @@ pub struct Framed<S> {
     reader: Reader,
     /// What is left of [`REFUSED`] to give out; `None` as long as nothing was refused.
     refused: Option<&'static [u8]>,
+    verdict: Verdict,
 }
 
 impl<S> Framed<S> {
-    /// Heads larger than `largest_head` bytes are hyper's to refuse: it is asked to, with an answer of its own.
-    pub(super) fn new(stream: S, largest_head: usize) -> Self {
+    /// Heads larger than `largest_head` bytes are hyper's to refuse: it is asked to, with an answer of its own. `verdict`
+    /// is told why the stream was refused.
+    pub(super) fn new(stream: S, largest_head: usize, verdict: Verdict) -> Self {
         let reader = Reader { largest_head, head: Head::default(), part: Part::Head, unfinished: Vec::new() };
-        Self { stream, reader, refused: None }
+        Self { stream, reader, refused: None, verdict }
     }
 }
 
@@ -66,10 +70,6 @@ struct Head {
     is_chunked: bool,
 }
 
-/// A byte or a line that is refused.
-#[derive(Debug, PartialEq, Eq)]
-struct Refused;
-
 #[derive(Debug)]
 struct Reader {
     largest_head: usize,
@@ -83,18 +83,18 @@ impl Reader {
     /// Reads on.
     ///
     /// # Errors
-    /// The place of the first byte that is refused.
-    fn read(&mut self, bytes: &[u8]) -> Result<(), usize> {
+    /// The place of the first byte that is refused, and why.
+    fn read(&mut self, bytes: &[u8]) -> Result<(), (usize, Malformed)> {
         let mut at = 0;
         while at < bytes.len() {
-            at += self.step(&bytes[at..]).map_err(|(count, Refused)| at + count)?;
+            at += self.step(&bytes[at..]).map_err(|(count, why)| (at + count, why))?;
         }
         Ok(())
     }
 
     /// Reads at least one of `bytes`, which are not empty; how many, or how many before the one that is refused.
-    fn step(&mut self, bytes: &[u8]) -> Result<usize, (usize, Refused)> {
-        let one = |accepted: Option<Part>| accepted.ok_or((0, Refused));
+    fn step(&mut self, bytes: &[u8]) -> Result<usize, (usize, Malformed)> {
+        let one = |accepted: Option<Part>, why| accepted.ok_or((0, why));
         match self.part {
             Part::Head => return self.line(bytes),
             Part::Beyond => return Ok(bytes.len()),
@@ -109,31 +109,32 @@ impl Reader {
                 return Ok(taken);
             }
             Part::ChunkSize { size, digits } => {
-                self.part = one(match char::from(bytes[0]).to_digit(16) {
+                let next = match char::from(bytes[0]).to_digit(16) {
                     Some(digit) if digits < MOST_DIGITS => {
                         Some(Part::ChunkSize { size: size << 4 | u64::from(digit), digits: digits + 1 })
                     }
                     None if bytes[0] == b'\r' && digits > 0 => Some(Part::ChunkSizeLf(size)),
                     Some(_) | None => None,
-                })?;
+                };
+                self.part = one(next, Malformed::Chunk)?;
             }
             Part::ChunkSizeLf(size) => {
                 let next = if size == 0 { Part::ChunkCr { last: true } } else { Part::Chunk(size) };
-                self.part = one((bytes[0] == b'\n').then_some(next))?;
+                self.part = one((bytes[0] == b'\n').then_some(next), Malformed::Chunk)?;
             }
             Part::ChunkCr { last } => {
-                self.part = one((bytes[0] == b'\r').then_some(Part::ChunkLf { last }))?;
+                self.part = one((bytes[0] == b'\r').then_some(Part::ChunkLf { last }), behind(last))?;
             }
             Part::ChunkLf { last } => {
                 let next = if last { Part::Head } else { Part::ChunkSize { size: 0, digits: 0 } };
-                self.part = one((bytes[0] == b'\n').then_some(next))?;
+                self.part = one((bytes[0] == b'\n').then_some(next), behind(last))?;
             }
         }
         Ok(1)
     }
 
     /// Reads up to the end of a head's line.
-    fn line(&mut self, bytes: &[u8]) -> Result<usize, (usize, Refused)> {
+    fn line(&mut self, bytes: &[u8]) -> Result<usize, (usize, Malformed)> {
         let feed = memchr(b'\n', bytes);
         let taken = feed.map_or(bytes.len(), |feed| feed + 1);
         self.head.bytes += taken;
@@ -153,7 +154,7 @@ impl Reader {
             earlier = [&std::mem::take(&mut self.unfinished)[..], &bytes[..feed]].concat();
             &earlier[..]
         };
-        let judged = line.strip_suffix(b"\r").ok_or(Refused).and_then(|line| {
+        let judged = line.strip_suffix(b"\r").ok_or(Malformed::LineEnd).and_then(|line| {
             if !line.is_empty() {
                 self.head.say(line)
             } else if self.head.has_request_line {
@@ -164,40 +165,41 @@ impl Reader {
                 Ok(())
             }
         });
-        judged.map(|()| taken).map_err(|refused| (feed, refused))
+        judged.map(|()| taken).map_err(|why| (feed, why))
     }
 }
 
 impl Head {
     /// Takes in a line that is not empty. What is no header at all is left to hyper, which refuses it.
-    fn say(&mut self, line: &[u8]) -> Result<(), Refused> {
+    fn say(&mut self, line: &[u8]) -> Result<(), Malformed> {
         if !self.has_request_line {
             self.has_request_line = true;
             self.is_http_1_1 = line.ends_with(b" HTTP/1.1");
             // A fragment is no part of a request target, and would be cut off (RFC 9112, section 3.2).
-            return refuse_if(memchr(b'#', line).is_some());
+            return refuse_if(memchr(b'#', line).is_some(), Malformed::Fragment);
         }
         let Some(colon) = memchr(b':', line) else { return Ok(()) };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"host") {
-            refuse_if(std::mem::replace(&mut self.has_host, true))
+            refuse_if(std::mem::replace(&mut self.has_host, true), Malformed::Host)
         } else if name.eq_ignore_ascii_case(b"content-length") {
-            let length = length(value).ok_or(Refused)?;
-            refuse_if(self.length.replace(length).is_some())
+            let length = length(value).ok_or(Malformed::Length)?;
+            refuse_if(self.length.replace(length).is_some(), Malformed::Length)
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             refuse_if(
                 std::mem::replace(&mut self.is_chunked, true) || !value.eq_ignore_ascii_case(b"chunked"),
+                Malformed::Encoding,
             )
         } else {
-            refuse_if(name.eq_ignore_ascii_case(b"upgrade"))
+            refuse_if(name.eq_ignore_ascii_case(b"upgrade"), Malformed::Upgrade)
         }
     }
 
     /// What follows this head.
-    fn end(self) -> Result<Part, Refused> {
-        refuse_if(self.is_http_1_1 && !self.has_host)?;
+    fn end(self) -> Result<Part, Malformed> {
+        refuse_if(self.is_http_1_1 && !self.has_host, Malformed::Host)?;
         match (self.length, self.is_chunked) {
-            (Some(_), true) => Err(Refused),
+            (Some(_), true) => Err(Malformed::LengthAndEncoding),
             (None, true) => Ok(Part::ChunkSize { size: 0, digits: 0 }),
             (None | Some(0), false) => Ok(Part::Head),
             (Some(length), false) => Ok(Part::Body(length)),
@@ -205,8 +207,13 @@ impl Head {
     }
 }
 
-fn refuse_if(wrong: bool) -> Result<(), Refused> {
-    if wrong { Err(Refused) } else { Ok(()) }
+fn refuse_if(wrong: bool, why: Malformed) -> Result<(), Malformed> {
+    if wrong { Err(why) } else { Ok(()) }
+}
+
+/// What it is that stands in place of the end of a chunk.
+fn behind(last: bool) -> Malformed {
+    if last { Malformed::Trailer } else { Malformed::Chunk }
 }
 
 /// Digits alone: no sign, no list of equal numbers.
@@ -231,7 +238,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Framed<S> {
         if this.refused.is_none() {
             let before = buffer.filled().len();
             ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-            let Err(at) = this.reader.read(&buffer.filled()[before..]) else { return Poll::Ready(Ok(())) };
+            let Err((at, why)) = this.reader.read(&buffer.filled()[before..]) else {
+                return Poll::Ready(Ok(()));
+            };
+            this.verdict.refuse(why);
             buffer.set_filled(before + at);
         }
         let left = this.refused.unwrap_or(REFUSED);
@@ -277,12 +287,12 @@ mod tests {
     const LARGEST: usize = 256;
 
     fn reader() -> Reader {
-        Framed::new((), LARGEST).reader
+        Framed::new((), LARGEST, Verdict::default()).reader
     }
 
     /// Where the reading stops, when the bytes come all at once.
     fn refused_at(bytes: &[u8]) -> Option<usize> {
-        reader().read(bytes).err()
+        reader().read(bytes).err().map(|(at, _)| at)
     }
 
     fn head(lines: &str) -> String {
@@ -363,6 +373,28 @@ mod tests {
     }
 
     #[test]
+    fn each_refusal_says_what_is_wrong() {
+        let chunks = head("transfer-encoding: chunked\r\n");
+        for (bytes, why) in [
+            ("GET / HTTP/1.1\n".to_owned(), Malformed::LineEnd),
+            ("GET /#x HTTP/1.1\r\n".to_owned(), Malformed::Fragment),
+            ("GET / HTTP/1.1\r\n\r\n".to_owned(), Malformed::Host),
+            (head("host: x\r\n"), Malformed::Host),
+            (head("content-length: x\r\n"), Malformed::Length),
+            (head("content-length: 1\r\ncontent-length: 1\r\n"), Malformed::Length),
+            (head("transfer-encoding: gzip\r\n"), Malformed::Encoding),
+            (head("content-length: 1\r\ntransfer-encoding: chunked\r\n"), Malformed::LengthAndEncoding),
+            (head("upgrade: h2c\r\n"), Malformed::Upgrade),
+            (format!("{chunks}1;a\r\n"), Malformed::Chunk),
+            (format!("{chunks}1\r\n12"), Malformed::Chunk),
+            (format!("{chunks}0\r\nx: y\r\n"), Malformed::Trailer),
+            (format!("{chunks}0\r\n\rx"), Malformed::Trailer),
+        ] {
+            assert_eq!(reader().read(bytes.as_bytes()).unwrap_err().1, why, "{bytes:?}");
+        }
+    }
+
+    #[test]
     fn i7_no_line_is_kept_beyond_the_largest_head() {
         let mut reader = reader();
         for _ in 0..LARGEST {
@@ -381,8 +413,11 @@ mod tests {
         use tokio::io::AsyncReadExt as _;
         for (sent, passed) in [("GET / HTTP/1.1\nhost: x\r\n\r\n", "GET / HTTP/1.1"), ("\n", "")] {
             let mut got = Vec::new();
-            Framed::new(sent.as_bytes(), LARGEST).read_to_end(&mut got).await.unwrap();
+            let verdict = Verdict::default();
+            let mut framed = Framed::new(sent.as_bytes(), LARGEST, verdict.clone());
+            framed.read_to_end(&mut got).await.unwrap();
             assert_eq!(got, [passed.as_bytes(), REFUSED].concat());
+            assert_eq!(verdict.of(&Ok(())), Some(Malformed::LineEnd));
         }
     }
 
@@ -401,7 +436,7 @@ mod tests {
             cuts.sort_unstable();
             let mut reader = reader();
             let piecewise = cuts.windows(2).find_map(|cut| {
-                reader.read(&bytes[cut[0]..cut[1]]).err().map(|at| cut[0] + at)
+                reader.read(&bytes[cut[0]..cut[1]]).err().map(|(at, _)| cut[0] + at)
             });
             prop_assert_eq!(piecewise, refused_at(&bytes));
         }

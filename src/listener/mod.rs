@@ -8,7 +8,7 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -32,6 +32,7 @@ mod connection;
 #[cfg(test)]
 mod fixture;
 mod framing;
+mod malformed;
 mod phase;
 pub mod proxy;
 mod room;
@@ -46,6 +47,7 @@ pub use bind::{BindError, bind};
 use connection::Desk;
 pub use connection::converse;
 pub use framing::Framed;
+pub use malformed::{Malformed, Verdict};
 use room::Room;
 use seldom::Seldom;
 use shares::Shares;
@@ -125,6 +127,9 @@ impl Settings {
 /// Tells the settings in force, at each connection anew.
 pub type InForce = Arc<dyn Fn() -> Arc<Settings> + Send + Sync>;
 
+/// Is told whose connection was refused as malformed, and why.
+pub type OnMalformed = Box<dyn Fn(IpAddr, Malformed) + Send + Sync>;
+
 /// Serves until `stop` is cancelled, then lets open requests finish within `limits.drain`, ends what is left, and
 /// returns. Dropping the future ends all connections at once.
 pub async fn serve<S>(
@@ -133,6 +138,7 @@ pub async fn serve<S>(
     clock: Clock,
     service: S,
     stop: CancellationToken,
+    malformed: OnMalformed,
 ) where
     S: Service<Request<Incoming>, Response = Response<axum::body::Body>, Error = Infallible>
         + Clone
@@ -146,6 +152,7 @@ pub async fn serve<S>(
         stop: stop.clone(),
         warnings: Seldom::new(clock.clone(), COMPLAINT_PERIOD),
         complaints: Seldom::new(clock, COMPLAINT_PERIOD),
+        malformed,
     });
     let mut room = Room::default();
     let connections = TaskTracker::new();

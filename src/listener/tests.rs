@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use super::Limits;
 use super::fixture::{GET, Gateway, SHORT, TLS12, TLS13, ask, client, ended, generous, get, soon};
+use super::{Limits, Malformed};
 use crate::clock::Clock;
 use crate::trust::mint::{Authority, Validity};
 
@@ -241,6 +241,37 @@ async fn a_head_too_large_or_not_http_is_refused_by_hyper() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
     }
     assert!(gateway.arrived.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn i10_what_is_malformed_is_reported_once_with_its_reason() {
+    let mut gateway = Gateway::start(generous());
+    let large = format!("GET / HTTP/1.1\r\nhost: localhost\r\na: {}\r\n\r\n", "b".repeat(16 * 1024));
+    let chunk = "POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n1;a=b\r\n";
+    for (sent, why) in [
+        ("GET / HTTP/1.1\nhost: localhost\n\n", Some(Malformed::LineEnd)),
+        (&large, Some(Malformed::HeadTooLarge)),
+        ("G\0T / HTTP/1.1\r\nhost: localhost\r\n\r\n", Some(Malformed::NotHttp)),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(Malformed::NotHttp)),
+        (chunk, Some(Malformed::Chunk)),
+        // What is only cut short, or asks for nothing, is not malformed.
+        ("GET / HTTP/1.1\r\nhost: loc", None),
+        ("", None),
+        (GET, None),
+    ] {
+        let mut stream = gateway.anonymous().await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        if let Some(why) = why {
+            assert_eq!(soon(gateway.malformed.recv()).await, Some(why), "{sent:.40}");
+            ended(&mut stream).await;
+        } else {
+            stream.shutdown().await.unwrap();
+            ended(&mut stream).await;
+        }
+    }
+    gateway.stop.cancel();
+    soon(gateway.serving).await.unwrap();
+    assert_eq!(gateway.malformed.recv().await, None, "nothing more was reported");
 }
 
 #[tokio::test]

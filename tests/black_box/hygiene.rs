@@ -170,6 +170,45 @@ fn what_is_not_well_framed_is_refused_once_and_ends_the_connection() {
 }
 
 #[test]
+fn i10_what_is_malformed_is_on_record_and_counted_together_in_a_flood() {
+    let site = Site::with_limits("refusals_logged = \"4/h\"");
+    site.route("x", ROUTES[0].1);
+    let gateway = site.serve();
+    let head = |lines: &str| format!("POST /x HTTP/1.1\r\n{lines}\r\n");
+    let sent = [
+        (head("host: a\r\nhost: b\r\n"), "there is no host, or more than one"),
+        (
+            head("host: a\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n"),
+            "a length is given beside an encoding",
+        ),
+        (head("nothing\r\nhost: a\r\n"), "it is not HTTP/1.1"),
+        (head("host: a\r\nx: y\nz: y\r\n"), "a line ends without a carriage return"),
+    ];
+    let refused = |request: &str| {
+        let mut tls = gateway.connect();
+        let _ = tls.write(request.as_bytes());
+        assert!(tls.rest().contains(" 400 "), "{request}");
+    };
+    for (request, reason) in &sent {
+        refused(request);
+        assert!(gateway.log.wait_for(|line| line.contains(reason)).is_some(), "{request}");
+    }
+    for _ in 0..20 {
+        refused(&sent[0].0);
+    }
+    assert_eq!(gateway.stop().code(), Some(0));
+    let audit = std::fs::read_to_string(site.path("audit.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> =
+        audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let malformed: Vec<_> = lines.iter().filter(|line| line["kind"] == "malformed").collect();
+    assert!(malformed.iter().all(|line| line["source"] == "127.0.0.1"), "{audit}");
+    let reasons: Vec<_> = malformed.iter().map(|line| &line["reason"]).collect();
+    assert_eq!(reasons, sent.each_ref().map(|(_, reason)| *reason), "{audit}");
+    let counted: u64 = lines.iter().filter_map(|line| line["count"].as_u64()).sum();
+    assert_eq!(counted, 20, "{audit}");
+}
+
+#[test]
 fn well_framed_requests_may_follow_each_other_without_waiting() {
     let site = site();
     let gateway = site.serve();

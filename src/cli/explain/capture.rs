@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::listener::converse;
+use crate::listener::{Verdict, converse};
 
 /// How often the connection is given its turn before its end is shown to it: all of it is in memory, so that a request
 /// which is whole has been read long before.
@@ -43,7 +43,8 @@ async fn converse_with(bytes: Vec<u8>) -> anyhow::Result<(Parts, Vec<u8>)> {
     });
     let (mut ours, theirs) = tokio::io::duplex(bytes.len().max(64));
     ours.write_all(&bytes).await?;
-    let connection = converse(theirs, service);
+    let verdict = Verdict::default();
+    let connection = converse(theirs, service, verdict.clone());
     let end = async {
         for _ in 0..TURNS {
             if caught.borrow().is_some() {
@@ -55,9 +56,13 @@ async fn converse_with(bytes: Vec<u8>) -> anyhow::Result<(Parts, Vec<u8>)> {
         drop(ours);
     };
     let (ended, ()) = tokio::join!(connection, end);
+    let malformed = verdict.of(&ended);
     match (caught.take(), ended) {
         (Some((parts, body)), _) => Ok((parts, body.context("the body is shorter than the head says")?)),
-        (None, Err(error)) => Err(error).context("it is not the HTTP/1.1 that the gateway takes"),
+        (None, Err(error)) => {
+            let why = malformed.map_or_else(|| error.to_string(), |malformed| malformed.to_string());
+            bail!("it is not the HTTP/1.1 that the gateway takes: {why}")
+        }
         (None, Ok(())) => bail!("the head does not end"),
     }
 }
