@@ -28,6 +28,8 @@ class bridgeward::service {
           RuntimeDirectoryMode=0700
           UMask=0077
           LimitNOFILE=65536
+          # A control group for each command, which the kernel can kill as a whole.
+          Delegate=yes
           KillMode=mixed
           Restart=on-failure
 

@@ -37,9 +37,10 @@ pub(super) fn tell(record: &Record) {
             let identity = identity.to_string();
             tracing::warn!(%route, identity, reason, "not stored");
         }
-        Record::Started { job, route, identity, rule, step, argv } => {
+        Record::Started { job, route, identity, rule, step, argv, tree, landlock } => {
             let identity = identity.to_string();
-            tracing::info!(%job, %route, identity, rule, step, ?argv, "started");
+            let landlock = landlock.map(tracing::field::debug);
+            tracing::info!(%job, %route, identity, rule, step, ?argv, ?tree, landlock, "started");
         }
         Record::Ended { job, route, step, exit } => {
             let exit = exit.to_string();

@@ -32,7 +32,7 @@ use alarms::Alarms;
 use file::Log;
 pub use file::OpenError;
 use pace::Pace;
-pub use record::{Act, Cause, Record};
+pub use record::{Act, Cause, Enforced, Keeper, Landlock, Record};
 use verify::Head;
 use writer::{Counts, Entry, HeadOnDisk, Writer};
 
@@ -279,6 +279,8 @@ mod tests {
             rule: 1,
             step: 1,
             argv: vec!["/usr/bin/mco".into(), "puppet".into()],
+            tree: Keeper::Subreaper,
+            landlock: None,
         }
     }
 
@@ -406,7 +408,7 @@ mod tests {
                 },
                 Record::Stored { route: route.clone(), identity: identity.clone(), job, how: "fresh", worker: None },
                 Record::NotStored { route: route.clone(), identity: identity.clone(), reason: text.clone() },
-                Record::Started { job, route: route.clone(), identity: identity.clone(), rule: 1, step: 1, argv: vec![text.clone(), text.clone()] },
+                Record::Started { job, route: route.clone(), identity: identity.clone(), rule: 1, step: 1, argv: vec![text.clone(), text.clone()], tree: Keeper::Cgroup, landlock: None },
                 Record::Finished { job, route: route.clone(), state: State::Failed, reason: Some(text.clone()) },
                 Record::Repeated { uid: 0, job, retry_of: job, route: route.clone(), identity },
             ] {

@@ -120,6 +120,11 @@ pub enum Record {
         step: usize,
         /// What is executed.
         argv: Vec<String>,
+        /// What ends all that descends from it.
+        tree: Keeper,
+        /// Of a command that may write below some paths alone.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        landlock: Option<Landlock>,
     },
     /// A step ended.
     Ended {
@@ -213,6 +218,37 @@ pub enum Record {
         /// What.
         alarm: String,
     },
+}
+
+/// What a process tree is ended by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keeper {
+    /// The kernel, with the control group that the command was born in, and a subreaper.
+    Cgroup,
+    /// A subreaper, as far as it may signal what has gained other rights.
+    Subreaper,
+}
+
+/// How the kernel holds a command to the paths that it may write below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Landlock {
+    /// How far.
+    pub enforced: Enforced,
+    /// The version of Landlock that the kernel has, as landlock(7) counts them; 0 where it has none.
+    pub abi: u32,
+}
+
+/// How much of what was asked for holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Enforced {
+    /// All of it.
+    Fully,
+    /// What this kernel can.
+    Partially,
+    /// Nothing.
+    Not,
 }
 
 /// Why a policy is loaded.

@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,15 +18,18 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::frame::Link;
 use super::input::Input;
+pub use super::shortage::NotStarted;
 use super::spawn::{self, Conditions, Streams};
-use super::supervisor::{Event, Order};
+use super::supervisor::Order;
+use crate::audit::Keeper;
 use crate::domain::argv::Argv;
-use crate::domain::job::Exit;
 use crate::queue::sqlite::{OpenError, runs_lock};
 
 pub mod service;
+mod tree;
 
 use service::{Report, Request};
+pub(super) use tree::{Started, Tree};
 
 /// Supervisors that are kept for later when they have nothing to do; each costs some hundred KiB.
 const MOST_IDLE: usize = 64;
@@ -52,7 +54,8 @@ struct Inner {
 enum State {
     /// Processes of a former worker may still run.
     Waiting,
-    Ready,
+    /// Commands can be started; this ends what they leave.
+    Ready(Keeper),
     /// It is gone.
     Ended,
 }
@@ -70,7 +73,7 @@ enum Fate {
     /// Nothing that descended from it is left.
     Gone,
     /// It was never there.
-    Refused(String),
+    Refused(NotStarted),
 }
 
 #[derive(Debug)]
@@ -78,17 +81,6 @@ struct Supervisor {
     link: Link,
     /// Known when it has ended, with all that it left.
     fate: oneshot::Receiver<Fate>,
-}
-
-/// Why nothing was started.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct NotStarted(String);
-
-impl From<io::Error> for NotStarted {
-    fn from(error: io::Error) -> Self {
-        Self(format!("it cannot be started: {error}"))
-    }
 }
 
 /// Why a worker has no launcher.
@@ -113,25 +105,6 @@ pub struct Call<'a> {
     pub input: Option<&'a Input>,
 }
 
-/// A command that was ordered, and what it writes.
-#[must_use = "a tree that is dropped is killed"]
-pub(super) struct Started {
-    /// The command and all that descends from it.
-    pub(super) tree: Tree,
-    /// Standard output and standard error, in the order they were written.
-    pub(super) output: Receiver,
-}
-
-/// A command and all that descends from it. Dropping it kills all of that.
-pub(super) struct Tree {
-    launcher: Launcher,
-    /// The supervisor's; `None` once it has ended although nobody told it to.
-    link: Option<Link>,
-    fate: oneshot::Receiver<Fate>,
-    exit: Option<Result<Exit, NotStarted>>,
-    is_gone: bool,
-}
-
 impl Launcher {
     /// Starts the launcher of the worker of the queue `file`. It does nothing before all that a former worker of that
     /// queue has started is gone.
@@ -152,11 +125,12 @@ impl Launcher {
 
     fn start(lock: Option<OwnedFd>) -> Result<Self, LaunchError> {
         let failed = |error: io::Error| LaunchError::Process(error.to_string());
-        let (link, theirs) = Link::pair().map_err(failed)?;
-        let streams = Streams { input: theirs.into(), output: Stdio::null(), error: Stdio::inherit() };
+        let refused = |error: spawn::NotStarted| LaunchError::Process(error.to_string());
+        let (link, input) = Link::pair().map_err(failed)?;
+        let error = io::stderr().as_fd().try_clone_to_owned().map_err(failed)?;
+        let streams = Streams { input, output: spawn::nothing().map_err(refused)?, error };
         let (argv, conditions) = itself()?;
-        let pid = spawn::launch(&argv, &conditions, streams)
-            .map_err(|error| LaunchError::Process(error.to_string()))?;
+        let pid = spawn::launch(&argv, &conditions, &streams, None).map_err(refused)?;
         let (wishes, wished) = mpsc::channel(MOST_IDLE);
         let (state, states) = watch::channel(State::Waiting);
         let closing = CancellationToken::new();
@@ -184,6 +158,14 @@ impl Launcher {
         }
         // The sender lives as long as its task, and says when that is over.
         let _ = state.wait_for(|state| *state != State::Waiting).await;
+    }
+
+    /// What ends the process trees of its commands, once it is ready.
+    pub(super) fn keeper(&self) -> Option<Keeper> {
+        match *self.0.state.borrow() {
+            State::Ready(keeper) => Some(keeper),
+            State::Waiting | State::Ended => None,
+        }
     }
 
     /// Returns when there is no launcher any more, and so nothing can be started.
@@ -222,10 +204,7 @@ impl Launcher {
             };
             match supervisor.link.send(&order, &beside).await {
                 Ok(()) => {
-                    let Supervisor { link, fate } = supervisor;
-                    let (launcher, link) = (self.clone(), Some(link));
-                    let tree = Tree { launcher, link, fate, exit: None, is_gone: false };
-                    return Ok(Started { tree, output });
+                    return Ok(Started { tree: Tree::of(supervisor, self.clone()), output });
                 }
                 // Somebody killed it while it had nothing to do; another one will do.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe && !is_new => {}
@@ -238,7 +217,7 @@ impl Launcher {
         let (link, conversation) = Link::pair()?;
         let (told, fate) = oneshot::channel();
         let wished = self.0.wishes.send(Wish { conversation, fate: told }).await;
-        wished.map_err(|_| NotStarted("the launcher of commands has ended".into()))?;
+        wished.map_err(|_| NotStarted::because("the launcher of commands has ended"))?;
         Ok(Supervisor { link, fate })
     }
 
@@ -280,15 +259,19 @@ async fn converse(
         // Nobody listens where a supervisor was let go.
         fates.remove(&number).map(|told| told.send(fate));
     };
-    let (mut next, mut is_closed) = (0_u64, false);
+    let (mut next, mut is_closed, has_queue) = (0_u64, false, lock.is_some());
     link.send(&Request::Begin, &lock.iter().map(AsFd::as_fd).collect::<Vec<_>>()).await?;
     drop(lock);
     loop {
         tokio::select! {
             report = link.next() => match report? {
-                Some(Report::Ready) => drop(state.send_replace(State::Ready)),
+                Some(Report::Ready { groups }) => {
+                    state.send_replace(State::Ready(keeper(groups, has_queue)));
+                }
                 Some(Report::Gone { number }) => tell(&mut fates, number, Fate::Gone),
-                Some(Report::Refused { number, reason }) => tell(&mut fates, number, Fate::Refused(reason)),
+                Some(Report::Refused { number, reason, is_shortage }) => {
+                    tell(&mut fates, number, Fate::Refused(NotStarted { reason, is_shortage }));
+                }
                 None if closing.is_cancelled() => return Ok(()),
                 None => return Err(io::ErrorKind::UnexpectedEof.into()),
             },
@@ -305,85 +288,21 @@ async fn converse(
     }
 }
 
-impl Tree {
-    /// Waits until the command itself has ended, or was not even started. May be dropped and called again.
-    pub(super) async fn ended(&mut self) {
-        while self.exit.is_none() && !self.is_gone {
-            self.listen().await;
+/// Says which it is, of a launcher whose commands are a queue's.
+fn keeper(groups: Result<PathBuf, String>, has_queue: bool) -> Keeper {
+    match groups {
+        Ok(below) => {
+            tracing::info!(below = %below.display(), "each command gets a control group of its own, and is ended with it");
+            Keeper::Cgroup
         }
-    }
-
-    /// Waits until nothing of the tree is left. May be dropped and called again.
-    pub(super) async fn gone(&mut self) {
-        while !self.is_gone {
-            self.listen().await;
+        Err(reason) if has_queue => {
+            tracing::info!(
+                reason,
+                "commands get no control groups; all that descends from them is ended by a subreaper"
+            );
+            Keeper::Subreaper
         }
-    }
-
-    /// TERM to all of it.
-    pub(super) async fn terminate(&mut self) {
-        self.order(&Order::Terminate).await;
-    }
-
-    /// KILL to all of it, until nothing is left.
-    pub(super) async fn kill(&mut self) {
-        self.order(&Order::Kill).await;
-    }
-
-    /// How the command ended, of a tree that is gone.
-    ///
-    /// # Errors
-    /// When it was not started.
-    pub(super) fn finish(self) -> Result<Exit, NotStarted> {
-        if let (Some(link), true) = (self.link, self.is_gone) {
-            let mut idle = self.launcher.idle();
-            if idle.len() < MOST_IDLE {
-                idle.push(Supervisor { link, fate: self.fate });
-            }
-        }
-        // What is not known is no success: it was killed with its supervisor.
-        self.exit.unwrap_or(Ok(Exit::Signal(libc::SIGKILL)))
-    }
-
-    async fn order(&mut self, order: &Order) {
-        // Most commands leave nothing, which came with the news of their end.
-        while let Some(told) = self.link.as_mut().and_then(|link| link.received().transpose()) {
-            self.hear(told.map(Some));
-        }
-        if let (Some(link), false) = (&mut self.link, self.is_gone)
-            && link.send(order, &[]).await.is_err()
-        {
-            self.link = None;
-        }
-    }
-
-    async fn listen(&mut self) {
-        if let Some(link) = &mut self.link {
-            let told = link.next().await;
-            self.hear(told);
-            return;
-        }
-        match (&mut self.fate).await {
-            Ok(Fate::Refused(reason)) => self.exit = Some(Err(NotStarted(reason))),
-            // Without a launcher nobody can tell, and the worker stops.
-            Ok(Fate::Gone) | Err(_) => {}
-        }
-        self.is_gone = true;
-    }
-
-    fn hear(&mut self, told: io::Result<Option<Event>>) {
-        match told {
-            Ok(Some(Event::NotStarted { reason })) => {
-                self.exit = Some(Err(NotStarted(reason)));
-                self.is_gone = true;
-            }
-            Ok(Some(Event::Ended { exit })) => self.exit = Some(Ok(exit)),
-            Ok(Some(Event::Gone)) => self.is_gone = true,
-            Ok(None) | Err(_) => {
-                tracing::error!("the supervisor of a command has ended; whatever runs is killed");
-                self.link = None;
-            }
-        }
+        Err(_) => Keeper::Subreaper,
     }
 }
 
@@ -404,7 +323,7 @@ pub(super) mod tests {
             return;
         }
         // The launcher has one thread; the program that runs tests has two.
-        match spawn::fork().unwrap() {
+        match spawn::fork(None).unwrap() {
             spawn::Forked::Child => std::process::exit(i32::from(service::serve().is_err())),
             spawn::Forked::Parent(pid) => drop(spawn::reap(pid)),
         }

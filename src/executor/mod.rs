@@ -36,6 +36,8 @@
 //! - anything left running: when it has ended, so has all that descends from it, before the next step or job starts.
 
 mod agreement;
+mod cgroup;
+mod delegation;
 mod descendants;
 pub mod door;
 mod ends;
@@ -50,6 +52,7 @@ mod persist;
 mod program;
 mod rights;
 mod run;
+mod shortage;
 pub mod spawn;
 pub mod step;
 mod supervisor;

@@ -5,14 +5,17 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use landlock::{
-    ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreated,
-    RulesetCreatedAttr, RulesetError,
+    ABI, AccessFs, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus,
 };
 use rustix::process::{Gid, Resource, Rlimit, Uid, getegid, geteuid, getgid, getgroups, getuid, setrlimit};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
+use super::shortage::{self, NotStarted};
+use crate::audit::{Enforced, Landlock};
 use crate::policy::restrictions::{Account, ResourceLimits, Restrictions, Writable};
 
 /// The first version of Landlock that holds every way to change a file's content or name (Linux 6.2).
@@ -30,15 +33,15 @@ pub(super) struct Rights {
 
 /// Why a command cannot be held to what its route says.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unenforceable {
+pub enum Unenforceable {
     #[error("this worker cannot become the user `{0}`")]
     User(String),
     #[error(
         "`writable` is not started without: {0}; Linux from 6.2 with Landlock can, and `writable_best_effort = true` does with less"
     )]
     Landlock(#[from] RulesetError),
-    #[error("`{path}` of `writable` cannot be opened: {reason}")]
-    Path { path: String, reason: String },
+    #[error("`{path}` of `writable` cannot be opened: {source}")]
+    Path { path: String, source: Box<dyn std::error::Error + Send + Sync> },
 }
 
 impl Rights {
@@ -110,9 +113,9 @@ fn confinement(writable: &Writable) -> Result<RulesetCreated, Unenforceable> {
         .handle_access(AccessFs::from_write(ALL_WRITING))?
         .create()?;
     for path in writable.paths.iter().map(AsRef::as_ref).chain([Path::new(ALWAYS_WRITABLE)]) {
-        let unusable = |reason: String| Unenforceable::Path { path: path.display().to_string(), reason };
-        let is_directory = path.metadata().map_err(|error| unusable(error.to_string()))?.is_dir();
-        let descriptor = PathFd::new(path).map_err(|error| unusable(error.to_string()))?;
+        let unusable = |source| Unenforceable::Path { path: path.display().to_string(), source };
+        let is_directory = path.metadata().map_err(|error| unusable(error.into()))?.is_dir();
+        let descriptor = PathFd::new(path).map_err(|error| unusable(error.into()))?;
         let all = AccessFs::from_write(ALL_WRITING);
         let access = if is_directory { all } else { all & AccessFs::from_file(ALL_WRITING) };
         ruleset = ruleset.add_rule(PathBeneath::new(descriptor, access))?;
@@ -120,15 +123,35 @@ fn confinement(writable: &Writable) -> Result<RulesetCreated, Unenforceable> {
     Ok(ruleset)
 }
 
-/// How much of `writable` this kernel enforces.
-pub(super) fn enforcement() -> &'static str {
-    let can = |abi: ABI| {
-        let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
-        ruleset.handle_access(AccessFs::from_write(abi)).and_then(Ruleset::create).is_ok()
-    };
-    match (can(ALL_WRITING), can(ABI::V1)) {
-        (true, _) => "all of it",
-        (false, true) => "a part of it",
-        (false, false) => "nothing of it",
+/// How far this kernel holds commands to `writable`, where each is held as far as it can be.
+///
+/// # Errors
+/// When there was no room to find out.
+pub(super) fn landlock() -> Result<Landlock, NotStarted> {
+    static KERNELS: OnceLock<Landlock> = OnceLock::new();
+    if let Some(known) = KERNELS.get() {
+        return Ok(*known);
     }
+    let nowhere = Writable { paths: Vec::new(), best_effort: true };
+    // The kernel tells as it does it: a thread of its own is held, and ends.
+    let held = std::thread::Builder::new()
+        .name("landlock".into())
+        .spawn(move || Ok(confinement(&nowhere)?.restrict_self()?))
+        .map_err(|error| NotStarted::by("`writable` cannot be looked into", &error))?
+        .join()
+        .map_err(|_| NotStarted::because("`writable` cannot be looked into"))?;
+    let status = held.map_err(|error: Unenforceable| NotStarted {
+        is_shortage: shortage::is_behind(&error),
+        reason: error.to_string(),
+    })?;
+    let enforced = match status.ruleset {
+        RulesetStatus::FullyEnforced => Enforced::Fully,
+        RulesetStatus::PartiallyEnforced => Enforced::Partially,
+        RulesetStatus::NotEnforced => Enforced::Not,
+    };
+    let abi = match status.landlock {
+        LandlockStatus::NotEnabled | LandlockStatus::NotImplemented => 0,
+        LandlockStatus::Available { effective_abi, kernel_abi } => kernel_abi.unwrap_or(effective_abi as i32),
+    };
+    Ok(*KERNELS.get_or_init(|| Landlock { enforced, abi: abi.unsigned_abs() }))
 }

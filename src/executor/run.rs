@@ -13,9 +13,11 @@ use super::input::Input;
 use super::launcher::{Call, Launcher};
 use super::output::Room;
 use super::persist::GivenUp;
+use super::shortage::{NotStarted, Shortage};
 use super::spawn::Conditions;
 use super::step::{self, Ended, Patience};
 use super::{program, rights};
+use crate::audit::Landlock;
 use crate::domain::argv::Argv;
 use crate::domain::body::Body;
 use crate::domain::job::{Exit, State};
@@ -65,8 +67,16 @@ pub(super) enum Ending {
 
 /// Where each step is written down: its start before it starts, its end before anything else of the job happens.
 pub(super) trait Ledger: Sync {
-    /// Makes the start of a step durable; `step` counts from 1.
-    fn starting(&self, step: usize, argv: &Argv) -> impl Future<Output = Result<(), GivenUp>> + Send;
+    /// Makes the start of a step durable, and how it is held; `step` counts from 1.
+    fn starting(
+        &self,
+        step: usize,
+        argv: &Argv,
+        landlock: Option<Landlock>,
+    ) -> impl Future<Output = Result<(), GivenUp>> + Send;
+
+    /// Cancelled when no job may start any more.
+    fn closing(&self) -> &CancellationToken;
 
     /// Takes the end of a step, to be written down with what follows it; `step` counts from 1.
     fn ended(&self, step: usize, argv: &Argv, ended: Ended);
@@ -92,6 +102,55 @@ impl Plan {
     }
 }
 
+/// Why a step is not even written down.
+enum NotReady {
+    /// No job may start any more.
+    Closing,
+    Interrupted,
+    Problem(String),
+}
+
+impl Plan {
+    /// Waits until the system has room for what comes before the start of a step: a look at all programs that are still
+    /// to come, so that a run with a hole in it does nothing by halves, and the body where commands can read it.
+    async fn prepare(
+        &self,
+        index: usize,
+        input: &mut Option<Input>,
+        ledger: &impl Ledger,
+        interrupt: &CancellationToken,
+    ) -> Result<Option<Landlock>, NotReady> {
+        let mut shortage = Shortage::of("what a run needs");
+        loop {
+            let short = match self.try_to_prepare(index, input).await {
+                Ok(landlock) => return Ok(landlock),
+                Err(problem) if !problem.is_shortage => return Err(NotReady::Problem(problem.reason)),
+                Err(short) => short,
+            };
+            tokio::select! {
+                biased;
+                // What has not started stays for the next worker.
+                () = ledger.closing().cancelled(), if index == 0 => return Err(NotReady::Closing),
+                () = interrupt.cancelled() => return Err(NotReady::Interrupted),
+                () = shortage.pause(&short) => {}
+            }
+        }
+    }
+
+    async fn try_to_prepare(
+        &self,
+        index: usize,
+        input: &mut Option<Input>,
+    ) -> Result<Option<Landlock>, NotStarted> {
+        program::all_stand(&self.steps[index..]).await?;
+        if let (None, Some(body)) = (&input, &self.body) {
+            let held = Input::holding(body);
+            *input = Some(held.map_err(|error| NotStarted::by("there is no room for the body", &error))?);
+        }
+        self.conditions.restrictions.writable.as_ref().map(|_| rights::landlock()).transpose()
+    }
+}
+
 impl Ending {
     /// A final state, and why.
     pub(super) fn because(state: State, reason: impl Into<String>) -> Self {
@@ -114,43 +173,50 @@ pub(super) async fn execute(
     ledger: &impl Ledger,
     interrupt: &CancellationToken,
 ) -> Ending {
-    if let Some(writable) = &plan.conditions.restrictions.writable {
-        tracing::info!(?writable.paths, enforced = rights::enforcement(), "the run may write below these alone");
-    }
-    let input = match plan.body.as_ref().map(Input::holding).transpose() {
-        Ok(input) => input,
-        Err(error) => return Ending::because(State::Failed, format!("no room for the body: {error}")),
-    };
+    let mut input = None;
     let mut time = plan.timeout;
     let mut room = Room::live(plan.output_limit, live);
     for (index, argv) in plan.steps.iter().enumerate() {
         let step = index + 1;
         let has_run = index > 0;
-        // All that is still to come, so that a run with a hole in it does nothing by halves.
-        if let Err(problem) = program::all_stand(&plan.steps[index..]).await {
-            return Ending::because(if has_run { State::Failed } else { State::Refused }, problem);
-        }
         let interrupted =
             || Ending::because(State::Interrupted, format!("the worker stopped before step {step}"));
+        let landlock = match plan.prepare(index, &mut input, ledger, interrupt).await {
+            Ok(landlock) => landlock,
+            Err(NotReady::Closing) => return Ending::Left,
+            Err(NotReady::Interrupted) => return interrupted(),
+            Err(NotReady::Problem(problem)) => {
+                return Ending::because(if has_run { State::Failed } else { State::Refused }, problem);
+            }
+        };
         if has_run && interrupt.is_cancelled() {
             return interrupted();
         }
         if time.is_zero() {
             return Ending::because(State::TimedOut, format!("no time was left for step {step}"));
         }
-        if ledger.starting(step, argv).await.is_err() {
+        if ledger.starting(step, argv, landlock).await.is_err() {
             return Ending::Left;
         }
         if interrupt.is_cancelled() {
             return interrupted();
         }
         room.begin(step, argv);
-        let began = Instant::now();
         let patience = Patience { time, stop_grace: plan.stop_grace };
         let call = Call { argv, conditions: &plan.conditions, input: input.as_ref() };
-        let ended = match step::execute(launcher, &call, patience, step, &mut room, interrupt).await {
-            Ok(ended) => ended,
-            Err(error) => return Ending::because(State::Failed, format!("step {step}: {error}")),
+        let mut shortage = Shortage::of("the command");
+        let (began, ended) = loop {
+            let began = Instant::now();
+            match step::execute(launcher, &call, patience, step, &mut room, interrupt).await {
+                Ok(ended) => break (began, ended),
+                Err(error) if !error.is_shortage => {
+                    return Ending::because(State::Failed, format!("step {step}: {error}"));
+                }
+                Err(short) => tokio::select! {
+                    () = interrupt.cancelled() => return interrupted(),
+                    () = shortage.pause(&short) => {}
+                },
+            }
         };
         time = time.saturating_sub(began.elapsed());
         let (exit, interrupted) = (ended.exit, ended.interrupted);
@@ -200,11 +266,12 @@ mod tests {
     struct Notes {
         entries: Mutex<Vec<String>>,
         refuse_from: usize,
+        closing: CancellationToken,
     }
 
     impl Notes {
         fn new(refuse_from: usize) -> Self {
-            Self { entries: Mutex::default(), refuse_from }
+            Self { entries: Mutex::default(), refuse_from, closing: CancellationToken::new() }
         }
 
         fn write(&self, entry: String) -> Result<(), GivenUp> {
@@ -222,8 +289,12 @@ mod tests {
     }
 
     impl Ledger for Notes {
-        async fn starting(&self, step: usize, _: &Argv) -> Result<(), GivenUp> {
+        async fn starting(&self, step: usize, _: &Argv, _: Option<Landlock>) -> Result<(), GivenUp> {
             self.write(format!("starting {step}"))
+        }
+
+        fn closing(&self) -> &CancellationToken {
+            &self.closing
         }
 
         fn ended(&self, step: usize, _: &Argv, ended: Ended) {

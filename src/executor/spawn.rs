@@ -6,19 +6,19 @@
 #![expect(unsafe_code, reason = "what a child does between fork and exec has no safe form")]
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, NulError, OsStr, c_char, c_int, c_uint};
-use std::io;
+use std::ffi::{CStr, CString, NulError, c_char, c_int, c_long, c_uint};
+use std::io::{self, Read as _};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
 use nix::sys::signal::SigSet;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Resource, Rlimit, WaitOptions, WaitStatus};
 use serde::{Deserialize, Serialize};
 
-use super::rights::Rights;
+use super::rights::{Rights, Unenforceable};
+use super::shortage;
 use crate::domain::argv::Argv;
 use crate::domain::job::Exit;
 use crate::policy::restrictions::Restrictions;
@@ -56,7 +56,13 @@ pub enum NotStarted {
     Nul(#[from] NulError),
     /// It could not be held to what its route says.
     #[error("it is not started: {0}")]
-    Unenforceable(String),
+    Unenforceable(Unenforceable),
+    /// What it would read from or write to.
+    #[error("`{NOTHING}` cannot be opened: {0}")]
+    Nothing(io::Error),
+    /// There was no room for one process more.
+    #[error("no process can be made: {0}")]
+    NoProcess(io::Error),
     /// The kernel knows no way to execute the file.
     #[error("`{}` is neither a binary nor a script with a `#!` line; no shell is asked to guess", .0.display())]
     NotExecutable(PathBuf),
@@ -83,40 +89,84 @@ impl NotStarted {
         let (program, directory) = (argv.program().to_owned(), conditions.directory.clone());
         Self::System { program, directory, error }
     }
+
+    /// Whether it is for want of something that the system may have later, and the route's own `limits` are not why.
+    pub(super) fn is_shortage(&self, conditions: &Conditions) -> bool {
+        match self {
+            Self::Nul(_) | Self::NotExecutable(_) => false,
+            Self::Unenforceable(error) => shortage::is_behind(error),
+            Self::Nothing(error) | Self::NoProcess(error) => shortage::is(error),
+            Self::System { error, .. } => {
+                let limits = &conditions.restrictions.limits;
+                let is_own = match error.raw_os_error() {
+                    Some(libc::EAGAIN) => limits.processes.is_some(),
+                    Some(libc::ENOMEM) => limits.memory.is_some(),
+                    Some(_) | None => false,
+                };
+                shortage::is(error) && !is_own
+            }
+        }
+    }
 }
 
-/// Where descriptors 0, 1 and 2 of a child lead; there are no others.
+/// Where descriptors 0, 1 and 2 of a child lead; there are no others. Its parent has those three, too.
 pub(super) struct Streams {
     /// Standard input.
-    pub(super) input: Stdio,
+    pub(super) input: OwnedFd,
     /// Standard output.
-    pub(super) output: Stdio,
+    pub(super) output: OwnedFd,
     /// Standard error.
-    pub(super) error: Stdio,
+    pub(super) error: OwnedFd,
 }
 
-/// Starts `argv` under `conditions` as a child that the caller reaps; blocks until its program is executed.
+/// Where nothing comes from, and what is written is gone.
+const NOTHING: &str = "/dev/null";
+
+/// Opens that.
+///
+/// # Errors
+/// When the system refuses.
+pub(super) fn nothing() -> Result<OwnedFd, NotStarted> {
+    rustix::fs::open(NOTHING, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| NotStarted::Nothing(error.into()))
+}
+
+/// Starts `argv` under `conditions` as a child that the caller reaps, born in the control group `group` where there is
+/// one; blocks until its program is executed.
 ///
 /// # Errors
 /// When the program could not be executed as asked; then nothing runs.
-pub(super) fn launch(argv: &Argv, conditions: &Conditions, streams: Streams) -> Result<Pid, NotStarted> {
-    let image = Image::new(argv, conditions)?;
-    fork_and_execute(image, streams).map_err(|error| NotStarted::new(error, argv, conditions))
+pub(super) fn launch(
+    argv: &Argv,
+    conditions: &Conditions,
+    streams: &Streams,
+    group: Option<BorrowedFd<'_>>,
+) -> Result<Pid, NotStarted> {
+    let mut image = Image::new(argv, conditions)?;
+    let (told, tell) = io::pipe().map_err(NotStarted::NoProcess)?;
+    let pid = match fork(group).map_err(NotStarted::NoProcess)? {
+        Forked::Child => {
+            let error = image.execute(streams).raw_os_error().unwrap_or(libc::EINVAL);
+            // A parent that is gone asks nothing any more.
+            let _ = rustix::io::write(&tell, &error.to_ne_bytes());
+            leave(FAILED)
+        }
+        Forked::Parent(pid) => pid,
+    };
+    drop(tell);
+    let mut error = [0; size_of::<c_int>()];
+    match (&told).read_exact(&mut error) {
+        // Closed by `execve`.
+        Err(_) => Ok(pid),
+        Ok(()) => {
+            reap(pid);
+            Err(NotStarted::new(io::Error::from_raw_os_error(c_int::from_ne_bytes(error)), argv, conditions))
+        }
+    }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the one place that starts processes (invariant I3)")]
-fn fork_and_execute(mut image: Image, streams: Streams) -> io::Result<Pid> {
-    // Descriptors 0, 1 and 2 are all that std arranges; arguments and environment go to `execve` as they stand.
-    let mut command = Command::new(OsStr::from_bytes(image.program.to_bytes()));
-    command.stdin(streams.input).stdout(streams.output).stderr(streams.error);
-    // SAFETY: the closure runs in the forked child. It makes plain system calls on memory that was prepared before the
-    // fork, and takes no lock and does not panic. It allocates only where the image has restrictions, which is in a
-    // supervisor: that has one thread, so that nobody can hold the allocator's lock as it forks.
-    let command = unsafe { command.pre_exec(move || Err(image.execute())) };
-    let child = command.spawn()?;
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    pid.ok_or_else(|| io::Error::other("the child has no process number"))
-}
+/// The exit code of a child that did not become its program; nobody sees it.
+const FAILED: c_int = 127;
 
 /// Who goes on after [`fork`].
 pub(super) enum Forked {
@@ -126,14 +176,38 @@ pub(super) enum Forked {
     Child,
 }
 
-/// Makes a copy of this process, which may have no other thread, and starts no program.
-pub(super) fn fork() -> io::Result<Forked> {
-    // SAFETY: with one thread, no lock is held by a thread that the child does not have: the child may do whatever this
-    // process may. Only the launcher calls this, which starts none.
-    match unsafe { libc::fork() } {
-        0 => Ok(Forked::Child),
-        pid => Pid::from_raw(pid.max(0)).map(Forked::Parent).ok_or_else(io::Error::last_os_error),
+/// Makes a copy of this process, with the thread that asks alone; it starts its life in the control group `group`, or in
+/// this process's own. Where this process has other threads, the child makes system calls and nothing else.
+pub(super) fn fork(group: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
+    let pid = match group {
+        // SAFETY: a child of the launcher or a supervisor, which have one thread, may do whatever those may; one of the
+        // worker allocates nothing and takes no lock before `execve`, because nothing restricts the launcher.
+        None => c_long::from(unsafe { libc::fork() }),
+        Some(group) => {
+            // SAFETY: numbers alone, of which zero means none.
+            let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+            arguments.flags = CLONE_INTO_CGROUP;
+            arguments.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
+            arguments.cgroup = u64::from(group.as_raw_fd().unsigned_abs());
+            // SAFETY: with neither a stack nor shared memory asked for, it is a fork; the C library is not told, but only
+            // launcher and supervisors have groups: with one thread, there is no lock that somebody else could hold.
+            unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of_val(&arguments)) }
+        }
+    };
+    match i32::try_from(pid) {
+        Ok(0) => Ok(Forked::Child),
+        Ok(pid) => Pid::from_raw(pid.max(0)).map(Forked::Parent).ok_or_else(io::Error::last_os_error),
+        Err(error) => Err(io::Error::other(error)),
     }
+}
+
+/// See clone(2); libc has it in a type that is too small for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Ends this process, and does nothing of what its parent has planned for its own end.
+pub(super) fn leave(code: c_int) -> ! {
+    // SAFETY: a plain system call.
+    unsafe { libc::_exit(code) }
 }
 
 /// All that the child needs, laid out before the fork.
@@ -150,8 +224,7 @@ struct Image {
 
 impl Image {
     fn new(argv: &Argv, conditions: &Conditions) -> Result<Self, NotStarted> {
-        let rights = Rights::prepare(&conditions.restrictions)
-            .map_err(|error| NotStarted::Unenforceable(error.to_string()))?;
+        let rights = Rights::prepare(&conditions.restrictions).map_err(NotStarted::Unenforceable)?;
         let environment = conditions.env.iter().map(|(name, value)| format!("{name}={value}"));
         Ok(Self {
             program: CString::new(argv.program().as_os_str().as_bytes())?,
@@ -166,8 +239,8 @@ impl Image {
     }
 
     /// In the child: restrains this process and becomes the program. Returns only when that failed.
-    fn execute(&mut self) -> io::Error {
-        match self.restrain() {
+    fn execute(&mut self, streams: &Streams) -> io::Error {
+        match connect(streams).and_then(|()| self.restrain()) {
             Ok(()) => execve(&self.program, &self.arguments, &self.environment),
             Err(error) => error,
         }
@@ -228,6 +301,13 @@ fn execve(program: &CStr, arguments: &Texts, environment: &Texts) -> io::Error {
     io::Error::last_os_error()
 }
 
+/// In the child. Those of the streams are above 2, because its parent has these three open.
+fn connect(streams: &Streams) -> io::Result<()> {
+    rustix::stdio::dup2_stdin(&streams.input)?;
+    rustix::stdio::dup2_stdout(&streams.output)?;
+    Ok(rustix::stdio::dup2_stderr(&streams.error)?)
+}
+
 /// Ignored and blocked signals would stay so across `execve`.
 fn default_signals() -> io::Result<()> {
     for signal in 1..=LAST_SIGNAL {
@@ -250,7 +330,7 @@ fn usual_descriptors() -> io::Result<()> {
 /// Linux's own default of the soft limit, see getrlimit(2).
 const USUAL_DESCRIPTORS: u64 = 1024;
 
-/// Marked instead of closed: std reports a failed start through a descriptor of its own.
+/// Marked instead of closed: a failed start is reported through one of them.
 fn close_descriptors_on_exec() -> io::Result<()> {
     const MARK: c_int = libc::CLOSE_RANGE_CLOEXEC as c_int;
     // SAFETY: a plain system call that touches no memory of ours.
@@ -295,12 +375,9 @@ mod tests {
 
     fn start(argv: &Argv, conditions: &Conditions) -> Result<(Pid, io::PipeReader), NotStarted> {
         let (output, writer) = io::pipe().unwrap();
-        let streams = Streams {
-            input: Stdio::null(),
-            output: writer.try_clone().unwrap().into(),
-            error: writer.into(),
-        };
-        launch(argv, conditions, streams).map(|pid| (pid, output))
+        let (input, writing) = (nothing().unwrap(), writer.try_clone().unwrap().into());
+        let streams = Streams { input, output: writing, error: writer.into() };
+        launch(argv, conditions, &streams, None).map(|pid| (pid, output))
     }
 
     fn run_with(conditions: &Conditions, program: &str, arguments: &[&str]) -> (Exit, String) {

@@ -8,13 +8,14 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, getpid, set_child_subreaper};
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::{Group, Series};
 use super::news::{News, Reaped, reap};
+use super::shortage::NotStarted;
 use super::spawn::{self, Conditions, Streams};
 use super::{descendants, frame};
 use crate::domain::argv::Argv;
@@ -50,6 +51,8 @@ pub(super) enum Event {
     NotStarted {
         /// Why.
         reason: String,
+        /// Whether it may, later.
+        is_shortage: bool,
     },
     /// The command itself has ended; what it started may go on.
     Ended {
@@ -74,6 +77,10 @@ struct Supervisor<'a> {
     orders: &'a UnixStream,
     news: &'a News,
     tree: Tree,
+    /// Where control groups are to be had.
+    groups: Option<Series<'a>>,
+    /// The one that the tree is in.
+    group: Option<Group>,
     /// Frames that are sent together, because one wakes the worker as well as two.
     events: Vec<u8>,
 }
@@ -82,9 +89,10 @@ struct Supervisor<'a> {
 ///
 /// # Errors
 /// When the system refuses what this cannot do without. Nothing is left running then, either, unless that is the reason.
-pub(super) fn supervise(orders: &UnixStream, news: &News) -> io::Result<()> {
+pub(super) fn supervise(orders: &UnixStream, news: &News, groups: Option<Series<'_>>) -> io::Result<()> {
     set_child_subreaper(Some(getpid()))?;
-    let mut supervisor = Supervisor { orders, news, tree: Tree::Nothing, events: Vec::new() };
+    let mut supervisor =
+        Supervisor { orders, news, tree: Tree::Nothing, groups, group: None, events: Vec::new() };
     let followed = supervisor.follow();
     supervisor.end()?;
     followed
@@ -110,9 +118,12 @@ impl Supervisor<'_> {
     fn obey(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         match (order, self.tree) {
             (Order::Start { argv, conditions, has_input }, Tree::Nothing) => {
-                match start(argv, &conditions, has_input, descriptors) {
+                match self.start(argv, &conditions, has_input, descriptors) {
                     Ok(leader) => self.tree = Tree::Whole(leader),
-                    Err(reason) => self.note(&Event::NotStarted { reason })?,
+                    Err(NotStarted { reason, is_shortage }) => {
+                        self.leave_group()?;
+                        self.note(&Event::NotStarted { reason, is_shortage })?;
+                    }
                 }
             }
             (Order::Start { .. }, Tree::Whole(_) | Tree::Rest) => {
@@ -126,10 +137,31 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// Kills until nobody is left. What cannot be killed, because it has gained more rights than this process or hangs
-    /// in the kernel, is waited for.
+    /// Starts a command, in a group of its own where there are groups: never beside one, for its start is on record so.
+    fn start(
+        &mut self,
+        argv: Vec<String>,
+        conditions: &Conditions,
+        has_input: bool,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Pid, NotStarted> {
+        let (argv, streams) = prepare(argv, conditions, has_input, descriptors)?;
+        let made = self.groups.as_mut().map(Series::make).transpose();
+        self.group = made.map_err(|error| NotStarted::by("a control group cannot be made for it", &error))?;
+        let launched = spawn::launch(&argv, conditions, &streams, self.group.as_ref().map(AsFd::as_fd));
+        launched.map_err(|error| told(&error, conditions))
+    }
+
+    /// Ends whatever is left in the tree's group, which is nothing that descends from this process.
+    fn leave_group(&mut self) -> io::Result<()> {
+        self.group.take().map_or(Ok(()), |group| group.end())
+    }
+
+    /// Kills until nobody is left: all in the group, and what has moved out of it as far as this process may. What
+    /// cannot be killed, because it has gained more rights than that or hangs in the kernel, is waited for.
     fn end(&mut self) -> io::Result<()> {
         while !self.reap_all()? {
+            self.group.as_ref().map_or(Ok(()), Group::kill)?;
             descendants::kill(&HashSet::new())?;
             self.news.wait(None, Some(AGAIN_AFTER))?;
         }
@@ -148,6 +180,7 @@ impl Supervisor<'_> {
                 (Reaped::NoneYet, Tree::Whole(_) | Tree::Rest | Tree::Nothing) => return Ok(false),
                 (Reaped::Nobody, Tree::Nothing) => return Ok(true),
                 (Reaped::Nobody, Tree::Whole(_) | Tree::Rest) => {
+                    self.leave_group()?;
                     self.tree = Tree::Nothing;
                     self.note(&Event::Gone)?;
                 }
@@ -168,24 +201,29 @@ impl Supervisor<'_> {
     }
 }
 
-fn start(
+fn prepare(
     argv: Vec<String>,
     conditions: &Conditions,
     has_input: bool,
     descriptors: Vec<OwnedFd>,
-) -> Result<Pid, String> {
+) -> Result<(Argv, Streams), NotStarted> {
     let mut argv = argv.into_iter();
     let program = argv.next().unwrap_or_default();
-    let argv = Argv::new(&program, argv.collect()).map_err(|error| error.to_string())?;
+    let argv = Argv::new(&program, argv.collect()).map_err(|error| NotStarted::because(error.to_string()))?;
     let mut descriptors = descriptors.into_iter();
     let (output, input) = match (descriptors.next(), descriptors.next(), has_input) {
-        (Some(output), None, false) => (output, Stdio::null()),
-        (Some(output), Some(input), true) => (output, input.into()),
+        (Some(output), None, false) => (output, spawn::nothing().map_err(|error| told(&error, conditions))?),
+        (Some(output), Some(input), true) => (output, input),
+        // The kernel lets fall what this process has no descriptor for.
         (None | Some(_), None | Some(_), true | false) => {
-            return Err("not the descriptors that belong beside an order to start".into());
+            let reason = "not the descriptors that belong beside an order to start".into();
+            return Err(NotStarted { reason, is_shortage: true });
         }
     };
-    let error = output.try_clone().map_err(|error| error.to_string())?;
-    let streams = Streams { input, output: output.into(), error: error.into() };
-    spawn::launch(&argv, conditions, streams).map_err(|error| error.to_string())
+    let error = output.try_clone()?;
+    Ok((argv, Streams { input, output, error }))
+}
+
+fn told(error: &spawn::NotStarted, conditions: &Conditions) -> NotStarted {
+    NotStarted { reason: error.to_string(), is_shortage: error.is_shortage(conditions) }
 }

@@ -23,7 +23,7 @@ use super::launcher::Launcher;
 use super::persist::{GivenUp, Pauses, until_written};
 use super::run::{self, Ending, Ledger, Plan};
 use super::step::Ended;
-use crate::audit::{Record, Recorder};
+use crate::audit::{Landlock, Record, Recorder};
 use crate::clock::Clock;
 use crate::domain::argv::Argv;
 use crate::domain::job::{Exit, JobId, State};
@@ -303,13 +303,15 @@ impl JobLedger<'_> {
 impl Ledger for JobLedger<'_> {
     /// The first start is durable in the audit log, then in the queue. Should the worker die in between, the job is still
     /// only claimed, and is run rather than lost.
-    async fn starting(&self, step: usize, argv: &Argv) -> Result<(), GivenUp> {
+    async fn starting(&self, step: usize, argv: &Argv, landlock: Option<Landlock>) -> Result<(), GivenUp> {
         if step == 1 && self.stops.claims.is_cancelled() {
             return Err(GivenUp);
         }
         let ending = if step == 1 { &self.stops.claims } else { &self.stops.runs };
         let Claim { job, route, identity, .. } = self.claim;
         let job = *job;
+        // Without a launcher nothing starts.
+        let tree = self.worker.launcher.keeper().ok_or(GivenUp)?;
         let record = Record::Started {
             job,
             route: route.clone(),
@@ -317,12 +319,18 @@ impl Ledger for JobLedger<'_> {
             rule: self.rule,
             step,
             argv: argv.to_list(),
+            tree,
+            landlock,
         };
         self.worker.record(job, route, self.kept.take(), Some(record), ending).await?;
         if step == 1 {
             until_written("the start of a job", ending, || self.worker.store.start(job)).await?;
         }
         Ok(())
+    }
+
+    fn closing(&self) -> &CancellationToken {
+        &self.stops.claims
     }
 
     fn ended(&self, step: usize, argv: &Argv, ended: Ended) {

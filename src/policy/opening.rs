@@ -73,6 +73,14 @@ pub enum NotOpened {
         /// The system's words.
         reason: String,
     },
+    /// The system has no room to look at it now.
+    #[error("`{}` cannot be opened now: {reason}", .path.display())]
+    Shortage {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's words.
+        reason: String,
+    },
 }
 
 /// Why a program cannot be run.
@@ -85,6 +93,12 @@ pub enum ProgramProblem {
     #[error("{reason}")]
     Unsafe {
         /// What is wrong and how to mend it.
+        reason: String,
+    },
+    /// It cannot be judged now, for want of descriptors or memory; later, it may be.
+    #[error("{reason}")]
+    Shortage {
+        /// What the system said.
         reason: String,
     },
 }
@@ -112,6 +126,7 @@ pub(super) fn resolve_program(path: &Path, caller: &Caller) -> Result<PathBuf, P
         NotOpened::Unsafe { .. } | NotOpened::Refused { .. } => {
             ProgramProblem::Unsafe { reason: problem.to_string() }
         }
+        NotOpened::Shortage { .. } => ProgramProblem::Shortage { reason: problem.to_string() },
     })
 }
 
@@ -328,6 +343,9 @@ fn unsafe_at(path: &Path, reason: impl Into<String>) -> NotOpened {
 fn refused(path: &Path, errno: Errno) -> NotOpened {
     match errno {
         Errno::NOENT => NotOpened::Missing(path.to_owned()),
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN => {
+            NotOpened::Shortage { path: path.to_owned(), reason: errno.to_string() }
+        }
         other => NotOpened::Refused { path: path.to_owned(), reason: other.to_string() },
     }
 }

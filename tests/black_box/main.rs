@@ -10,6 +10,7 @@
 
 mod bodies;
 mod certificates;
+mod cgroups;
 mod check;
 mod coalesce;
 mod command_line;

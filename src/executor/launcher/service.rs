@@ -5,9 +5,11 @@
 //! lock knows that nothing of theirs runs any more.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
@@ -17,7 +19,9 @@ use rustix::process::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::super::cgroup::{self, Groups};
 use super::super::news::{News, Reaped, reap};
+use super::super::shortage;
 use super::super::supervisor::supervise;
 use super::super::{descendants, frame, spawn};
 
@@ -44,7 +48,10 @@ pub(super) enum Request {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Report {
     /// The lock is taken: nothing of a former worker's runs any more.
-    Ready,
+    Ready {
+        /// Below which control group each command gets one of its own, or why none does.
+        groups: Result<PathBuf, String>,
+    },
     /// This supervisor has ended, and nothing that descended from it is left.
     Gone {
         /// Which.
@@ -56,6 +63,8 @@ pub(super) enum Report {
         number: u64,
         /// Why.
         reason: String,
+        /// Whether there may be one, later.
+        is_shortage: bool,
     },
 }
 
@@ -65,8 +74,9 @@ struct Service {
     /// Whether the worker says nothing more.
     is_over: bool,
     news: News,
-    /// Held, not used: closing them lets go of the locks.
-    _locks: Vec<OwnedFd>,
+    /// Held, not used: closing it lets go of the lock.
+    _lock: Option<File>,
+    groups: Option<Groups>,
     supervisors: HashMap<Pid, u64>,
     /// Supervisors that have ended, and whose worker has not been told yet.
     ended: Vec<u64>,
@@ -85,16 +95,22 @@ pub fn serve() -> io::Result<()> {
     descendants::children(getpid())?;
     let news = News::listen()?;
     let worker = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    rustix::stdio::dup2_stdin(spawn::nothing().map_err(io::Error::other)?)?;
     let Some((Request::Begin, locks)) = frame::receive(&worker)? else {
         return Err(io::Error::other("something else came first"));
     };
-    for lock in &locks {
-        rustix::io::retry_on_intr(|| flock(lock, FlockOperation::LockExclusive))?;
-    }
-    frame::send(&worker, &Report::Ready)?;
-    let (supervisors, ended) = (HashMap::new(), Vec::new());
-    Service { worker: Some(worker), is_over: false, news, _locks: locks, supervisors, ended }.run()
+    let lock = locks.into_iter().next().map(File::from);
+    let groups = match &lock {
+        Some(lock) => {
+            rustix::io::retry_on_intr(|| flock(lock, FlockOperation::LockExclusive))?;
+            cgroup::of_queue(lock)?
+        }
+        None => Err("it is for no queue".into()),
+    };
+    let told = groups.as_ref().map(|groups| groups.directory().to_owned()).map_err(String::clone);
+    frame::send(&worker, &Report::Ready { groups: told })?;
+    let (worker, groups, supervisors, ended) = (Some(worker), groups.ok(), HashMap::new(), Vec::new());
+    Service { worker, is_over: false, news, _lock: lock, groups, supervisors, ended }.run()
 }
 
 impl Service {
@@ -124,16 +140,22 @@ impl Service {
 
     fn fork(&mut self, number: u64, mut descriptors: Vec<OwnedFd>) {
         let Some(orders) = descriptors.pop().map(UnixStream::from) else {
-            return self.tell(&Report::Refused { number, reason: "its conversation is missing".into() });
+            // The kernel lets fall what this process has no descriptor for.
+            let reason = "its conversation is missing".into();
+            return self.tell(&Report::Refused { number, reason, is_shortage: true });
         };
-        match spawn::fork() {
+        match spawn::fork(None) {
             Ok(spawn::Forked::Parent(pid)) => drop(self.supervisors.insert(pid, number)),
             Ok(spawn::Forked::Child) => {
                 // Were it held here, the launcher would not hear of the worker's end, nor the worker of the launcher's.
                 self.worker = None;
-                std::process::exit(i32::from(supervise(&orders, &self.news).is_err()))
+                let groups = self.groups.as_ref().map(|groups| groups.of(number));
+                std::process::exit(i32::from(supervise(&orders, &self.news, groups).is_err()))
             }
-            Err(error) => self.tell(&Report::Refused { number, reason: error.to_string() }),
+            Err(error) => {
+                let (reason, is_shortage) = (error.to_string(), shortage::is(&error));
+                self.tell(&Report::Refused { number, reason, is_shortage });
+            }
         }
     }
 
@@ -148,14 +170,20 @@ impl Service {
         }
     }
 
-    /// Kills what a supervisor that was killed has left: whatever is a child of this process and no supervisor. A
-    /// supervisor that ended by itself has left nothing.
+    /// Kills what a supervisor that was killed has left: its groups, and whatever is a child of this process and no
+    /// supervisor. A supervisor that ended by itself has left nothing.
     fn sweep(&mut self) -> io::Result<()> {
         if self.ended.is_empty() {
             return Ok(());
         }
+        let mut is_empty = true;
+        if let Some(groups) = &self.groups {
+            for number in &self.ended {
+                is_empty &= groups.end_of(*number, Duration::ZERO)?;
+            }
+        }
         let supervisors: HashSet<Pid> = self.supervisors.keys().copied().collect();
-        if descendants::children(getpid())?.iter().all(|child| supervisors.contains(child)) {
+        if is_empty && descendants::children(getpid())?.iter().all(|child| supervisors.contains(child)) {
             for number in std::mem::take(&mut self.ended) {
                 self.tell(&Report::Gone { number });
             }

@@ -158,7 +158,9 @@ fn program<'a>(value: Value<'a>, files: &Files) -> Decoded<&'a str> {
             );
             path.to_owned()
         }
-        Err(ProgramProblem::Unsafe { reason }) => return Err(value.refuse(reason)),
+        Err(ProgramProblem::Unsafe { reason } | ProgramProblem::Shortage { reason }) => {
+            return Err(value.refuse(reason));
+        }
     };
     let is_shell =
         |path: &Path| path.file_name().is_some_and(|name| SHELLS.iter().any(|shell| name == *shell));
