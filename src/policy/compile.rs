@@ -10,6 +10,7 @@ use super::decode::route::{self, Outline};
 use super::decode::{Decoded, Page};
 use super::diagnostic::{Diagnostics, Finding};
 use super::directory::{RouteText, Texts};
+use super::exposure::Exposure;
 use super::files::Files;
 use super::files::User;
 use super::route::Route;
@@ -32,6 +33,12 @@ pub(super) fn compile(texts: &Texts, files: &Files, mut found: Diagnostics) -> E
         sheet.compare_locks(before);
         sheet.warn_of_shared_bodies(before);
         sheet.refuse_gate_user(gateway.as_ref().and_then(|gateway| gateway.queue.gate_user.as_ref()));
+    }
+    if let (Some(gateway), Some((path, _))) = (&gateway, &texts.gateway) {
+        let exposure = Exposure::of(gateway, files);
+        let own: Vec<&str> = sheets.iter().filter_map(|sheet| sheet.runs_as_own(&exposure)).collect();
+        exposure.warn_of_own(&own, (path, gateway), files.purpose(), &mut found);
+        sheets.iter().for_each(|sheet| sheet.warn_of_readable_secrets(&exposure));
     }
     if sheets.is_empty() && !texts.unread_routes {
         found.warning_in_directory(
@@ -89,12 +96,29 @@ impl<'a> Sheet<'a> {
 
     /// Whoever breaks into the gate could do to these commands whatever they may do to themselves.
     fn refuse_gate_user(&self, gate: Option<&User>) {
-        if let (Some((uid, place)), Some(gate)) = (&self.outline.user, gate)
-            && *uid == gate.uid
+        if let (Some((account, place)), Some(gate)) = (&self.outline.user, gate)
+            && account.uid == gate.uid
         {
             let message = format!("`user` is `{}`, the `gate_user` of `[queue]`", gate.name);
             let help = "let commands run as a user of their own: the gate faces strangers";
             self.page.report(Finding::error(place.clone(), message).help(help));
+        }
+    }
+
+    /// The route's name, if its commands run as the process that starts them.
+    fn runs_as_own(&self, exposure: &Exposure) -> Option<&'a str> {
+        let route = self.route.as_ref().ok()?;
+        exposure.is_own(route.run.restrictions.user.as_ref()).then_some(self.text.stem.as_str())
+    }
+
+    fn warn_of_readable_secrets(&self, exposure: &Exposure) {
+        if let Some((account, place)) = &self.outline.user
+            && self.runs_as_own(exposure).is_none()
+            && let Some(path) = exposure.readable_by(account)
+        {
+            let message = format!("the `user` of these commands can read `{}`", path.display());
+            let help = "choose one that is neither root, nor the file's owner, nor in its group";
+            self.page.warn(place.clone(), message, help);
         }
     }
 

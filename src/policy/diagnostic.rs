@@ -75,6 +75,11 @@ impl Finding {
         Self::new(Severity::Warning, At::Place(place), message)
     }
 
+    /// Of a whole file.
+    pub(super) fn warning_of_file(path: &Path, message: impl Into<String>) -> Self {
+        Self::new(Severity::Warning, At::File(path.to_owned()), message)
+    }
+
     fn new(severity: Severity, at: At, message: impl Into<String>) -> Self {
         Self { severity, message: message.into(), at, also: Vec::new(), help: Vec::new() }
     }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::opening::{self, Contents, Kind, NotOpened, ProgramProblem, Stamp};
 use super::restrictions::Account;
-use super::rights::Caller;
+use super::rights::{Caller, Facts};
 
 /// Which process a policy is read for: what it does not use, it does not look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +117,24 @@ impl Files {
             Self::For(_, files) => files.is_root(),
             Self::Disk(caller) => caller.uid == 0,
             Self::Memory(_) => true,
+        }
+    }
+
+    /// The user of the process that reads. In memory there is none.
+    pub(super) fn own_uid(&self) -> Option<u32> {
+        match self {
+            Self::For(_, files) => files.own_uid(),
+            Self::Disk(caller) => Some(caller.uid),
+            Self::Memory(_) => None,
+        }
+    }
+
+    /// Who may read a file. In memory files have no owners.
+    pub(super) fn facts(&self, path: &Path) -> Option<Facts> {
+        match self {
+            Self::For(_, files) => files.facts(path),
+            Self::Disk(_) => opening::facts_of(path),
+            Self::Memory(_) => None,
         }
     }
 

@@ -21,6 +21,7 @@ pub mod condition;
 mod decode;
 pub mod diagnostic;
 mod directory;
+mod exposure;
 mod files;
 mod in_force;
 mod nearest;

@@ -332,6 +332,11 @@ fn names(path: &Path) -> Vec<OsString> {
     path.components().rev().filter_map(name).collect()
 }
 
+/// What the file that a path leads to says of itself; `None` when it cannot be had.
+pub(super) fn facts_of(path: &Path) -> Option<Facts> {
+    rustix::fs::stat(path).ok().map(|stat| facts(&stat))
+}
+
 fn facts(stat: &Stat) -> Facts {
     Facts { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o7777 }
 }

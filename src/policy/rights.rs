@@ -4,6 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::restrictions::Account;
+
 /// Who opens files: the running process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
@@ -21,6 +23,15 @@ pub(super) struct Facts {
     pub(super) gid: u32,
     /// Permission bits, with set-user-id, set-group-id and sticky.
     pub(super) mode: u32,
+}
+
+impl Facts {
+    /// Whether a user may read what this is said of, or let itself read it, as its owner can.
+    pub(super) fn let_read(&self, account: &Account) -> bool {
+        let as_member = account.groups.contains(&self.gid);
+        let readable = if as_member { 0o040 } else { 0o004 };
+        account.uid == 0 || account.uid == self.uid || self.mode & readable != 0
+    }
 }
 
 /// Whether others may read a file.
@@ -117,6 +128,25 @@ mod tests {
         ] {
             let facts = Facts { uid, gid: 0, mode };
             assert_eq!(caller().judge_directory(&facts).is_ok(), fine, "{uid} {mode:o}");
+        }
+    }
+
+    #[test]
+    fn root_the_owner_and_whom_the_mode_lets_can_read_a_file() {
+        for (uid, groups, mode, can) in [
+            (0, &[0][..], 0o000, true),
+            (500, &[9], 0o600, true),
+            (500, &[9], 0o000, true),
+            (501, &[50], 0o640, true),
+            (501, &[9, 50], 0o440, true),
+            (501, &[50], 0o600, false),
+            (501, &[9], 0o640, false),
+            (501, &[9], 0o644, true),
+            (501, &[50], 0o604, false),
+        ] {
+            let account = Account { uid, gid: 9, groups: groups.to_vec() };
+            let facts = Facts { uid: 500, gid: 50, mode };
+            assert_eq!(facts.let_read(&account), can, "{account:?} {mode:o}");
         }
     }
 

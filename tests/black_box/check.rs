@@ -2,8 +2,11 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::command_line::{ROUTE, check, site};
-use crate::support::{Site, bridgeward};
+use std::os::unix::fs::chown;
+use std::process::Command;
+
+use crate::command_line::{OWN_USER, ROUTE, check, site, titles};
+use crate::support::{BINARY, Site, bridgeward};
 
 #[test]
 fn errors_of_certificates_are_shown_beside_all_others_at_the_key_that_names_the_file() {
@@ -66,7 +69,7 @@ fn a_working_directory_that_is_not_there_is_a_warning_and_one_that_is_a_file_an_
     let (code, text) = check(&site);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("routes/x.toml:7:13") && text.contains("`/no/such/directory`"), "{text}");
-    assert!(text.ends_with("1 warning\n"), "{text}");
+    assert!(text.ends_with("2 warnings\n"), "{text}");
     for file in ["/bin/echo", "/bin/echo/x"] {
         site.route("x", &format!("{ROUTE}directory = \"{file}\"\n"));
         let (code, text) = check(&site);
@@ -90,13 +93,14 @@ fn a_policy_can_be_tried_before_it_replaces_another() {
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     // Its certificates are named relative to the place: it has none of its own.
-    assert_eq!(try_it(ROUTE), (Some(0), String::new()));
+    let (code, good) = try_it(ROUTE);
+    assert_eq!((code, titles(&good)), (Some(0), vec![OWN_USER.replace("`x`", "`y`").as_str()]));
     let (code, text) = try_it(&ROUTE.replace("method", "methud"));
     assert_eq!(code, Some(1));
     assert!(text.contains(&format!("{}:1:1", site.path("routes/y.toml").display())), "{text}");
     // What stands there now has no part in it, but for who may write there.
     site.route("x", "nonsense");
-    assert_eq!(try_it(ROUTE), (Some(0), String::new()));
+    assert_eq!(try_it(ROUTE), (Some(0), good));
     std::fs::set_permissions(place, std::fs::Permissions::from_mode(0o777)).unwrap();
     let (code, text) = try_it(ROUTE);
     assert!(code == Some(1) && text.contains("others may write in"), "{text}");
@@ -105,8 +109,11 @@ fn a_policy_can_be_tried_before_it_replaces_another() {
 #[test]
 fn strict_fails_on_warnings() {
     let site = Site::new();
+    in_two_parts(&site);
+    // The gate's part, for a gate has no commands that could be somebody's.
     let check = |strict: &[&str]| {
-        let arguments = [&["check", "--policy", site.dir.path().to_str().unwrap()], strict].concat();
+        let policy = site.dir.path().to_str().unwrap();
+        let arguments = [&["check", "--part", "gate", "--policy", policy], strict].concat();
         let output = bridgeward(&arguments);
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
@@ -123,4 +130,74 @@ fn strict_fails_on_warnings() {
         assert!(code == Some(0) && told.contains(warning), "{told}");
         assert_eq!(check(&["--strict"]), (Some(1), told));
     }
+}
+
+/// Makes the policy one of which each of two processes can check its part.
+fn in_two_parts(site: &Site) {
+    let text = std::fs::read_to_string(site.path("gateway.toml")).unwrap();
+    site.write("gateway.toml", &text.replace("[queue]", "[queue]\nsocket = \"queue.sock\""), 0o644);
+}
+
+#[test]
+fn commands_that_could_read_the_gateways_secrets_are_warned_of() {
+    const NOBODY: u32 = 65534;
+    let site = site();
+    in_two_parts(&site);
+    site.route("y", &ROUTE.replace("/x", "/y"));
+    let policy = site.dir.path().to_str().unwrap();
+    let run = |mut command: Command, more: &[&str]| {
+        let output = command.args(["check", "--policy", policy]).args(more).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let check = |more: &[&str]| run(Command::new(BINARY), more);
+    let own = OWN_USER.replace("`x`", "`x`, `y`");
+    let (code, text) = check(&[]);
+    assert_eq!((code, titles(&text)), (Some(0), vec![own.as_str()]));
+    assert!(text.contains("gateway.toml:4:15\n") && text.contains("help: give them a `user`"), "{text}");
+    assert_eq!(check(&["--strict"]).0, Some(1));
+    // A gate runs none, and workers hold no secrets; but root can read them.
+    assert_eq!(check(&["--strict", "--part", "gate"]), (Some(0), String::new()));
+    let (_, text) = check(&["--part", "work"]);
+    let of_workers = own.replace(
+        "the gateway's own user, who can read its",
+        "the workers' own user, who can read the gate's",
+    );
+    if !rustix::process::geteuid().is_root() {
+        assert_eq!(titles(&text), [""; 0]);
+        return;
+    }
+    assert_eq!(titles(&text), [of_workers.as_str()]);
+
+    // Somebody else is warned of who can read a secret.
+    let with = |user: &str| site.route("x", &format!("{ROUTE}user = \"{user}\"\n"));
+    std::fs::remove_file(site.path("routes/y.toml")).unwrap();
+    with("nobody");
+    assert_eq!(check(&["--strict"]), (Some(0), String::new()));
+    assert_eq!(check(&["--strict", "--part", "work"]), (Some(0), String::new()));
+    with("root");
+    assert_eq!(titles(&check(&[]).1), [OWN_USER]);
+    with("nobody");
+    chown(site.path("jenkins.next"), None, Some(NOBODY)).unwrap();
+    std::fs::set_permissions(site.path("jenkins.next"), std::fs::Permissions::from_mode(0o640)).unwrap();
+    let mut member = Command::new("setpriv");
+    member.args(["--groups", "0,65534", BINARY]);
+    let (code, text) = run(member, &[]);
+    let shared =
+        format!("warning: the `user` of these commands can read `{}`", site.path("jenkins.next").display());
+    assert_eq!((code, titles(&text)), (Some(0), vec![shared.as_str()]));
+    assert!(text.contains("routes/x.toml:5:1\n"), "{text}");
+
+    // Workers that are nobody special, unless the gate is the same.
+    std::fs::copy(BINARY, site.path("bridgeward")).unwrap();
+    std::fs::set_permissions(site.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    site.route("x", ROUTE);
+    let as_nobody = || {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(site.path("bridgeward"));
+        run(command, &["--part", "work"])
+    };
+    assert_eq!(as_nobody(), (Some(0), String::new()));
+    let text = std::fs::read_to_string(site.path("gateway.toml")).unwrap();
+    site.write("gateway.toml", &text.replace("[queue]", "[queue]\ngate_user = \"nobody\""), 0o644);
+    assert_eq!(titles(&as_nobody().1), [of_workers.replace("`x`, `y`", "`x`")]);
 }

@@ -11,6 +11,7 @@ use crate::domain::name::{KeyName, RouteName};
 use crate::policy::argv::Template;
 use crate::policy::diagnostic::{Finding, Place};
 use crate::policy::files::Files;
+use crate::policy::restrictions::Account;
 use crate::policy::route::{Payload, Per, Route, RouteRate};
 use crate::policy::units;
 
@@ -21,8 +22,8 @@ pub(in crate::policy) struct Outline {
     pub(in crate::policy) lock: Option<(Template, NonZeroU32, Place)>,
     /// Keys that it allows and that sign the body alone.
     pub(in crate::policy) signed_bodies: Vec<(KeyName, Place)>,
-    /// The number of the user whom its commands run as.
-    pub(in crate::policy) user: Option<(u32, Place)>,
+    /// The user whom its commands run as.
+    pub(in crate::policy) user: Option<(Account, Place)>,
 }
 
 /// Methods of which a route can have one.
@@ -84,7 +85,7 @@ pub(in crate::policy) fn decode(
             run: run?,
         };
         let account = route.run.restrictions.user.as_ref().and_then(|user| user.account.as_ref());
-        outline.user = account.map(|account| (account.uid, top.place_of("run")));
+        outline.user = account.map(|account| (account.clone(), top.place_of("run")));
         outline.signed_bodies =
             signed_bodies(&route, known).map(|key| (key.clone(), top.place_of("allow"))).collect();
         warn_of_unsigned(top, &sources, &outline.signed_bodies);
