@@ -149,7 +149,10 @@ impl Live {
             Ok((generation, warnings)) => {
                 self.put(generation);
                 self.set_alarms(BTreeMap::new());
-                self.0.recorder.clear(&Alarm::Reload);
+                // What workers said of the former policy is asked anew of this one.
+                for over in self.0.recorder.alarms().into_keys().filter(|alarm| !alarm.is_of_files()) {
+                    self.0.recorder.clear(&over);
+                }
                 let policy = self.tell(cause);
                 let (routes, keys) = (policy.policy.routes.len(), policy.policy.keys.len());
                 Ok(Loaded { policy: policy.policy.hash.clone(), routes, keys, warnings })
@@ -213,14 +216,14 @@ impl Live {
         now.store(Arc::new(Serving { generation: Arc::new(generation), face }));
     }
 
-    /// Raises these alarms of files, and clears all others.
+    /// Raises these alarms of files, and clears all others of files.
     fn set_alarms(&self, mut alarms: BTreeMap<Alarm, String>) {
         if let Some(reason) = self.silence() {
             alarms.insert(Alarm::Trust, reason);
         }
         let recorder = &self.0.recorder;
         let standing: BTreeSet<Alarm> = recorder.alarms().into_keys().collect();
-        for over in standing.iter().filter(|alarm| **alarm != Alarm::Reload && !alarms.contains_key(alarm)) {
+        for over in standing.iter().filter(|alarm| alarm.is_of_files() && !alarms.contains_key(alarm)) {
             recorder.clear(over);
         }
         for (alarm, reason) in alarms {

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::name::KeyName;
+use super::name::{KeyName, RouteName};
 
 /// Something that is wrong although the gateway goes on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +18,8 @@ pub enum Alarm {
     Trust,
     /// A file of this key's secrets cannot be used, and verifies nothing.
     Secret(KeyName),
+    /// The workers' policy does not offer what the gate's does of this route; its senders are told to try again.
+    Disagreement(RouteName),
 }
 
 impl Alarm {
@@ -29,17 +31,28 @@ impl Alarm {
             Self::Certificate => "certificate",
             Self::Trust => "trust",
             Self::Secret(_) => "secret",
+            Self::Disagreement(_) => "disagreement",
+        }
+    }
+
+    /// Whether it is about a file that is looked at again and again, and over as soon as a look finds nothing wrong.
+    #[must_use]
+    pub fn is_of_files(&self) -> bool {
+        match self {
+            Self::Certificate | Self::Trust | Self::Secret(_) => true,
+            Self::Reload | Self::Disagreement(_) => false,
         }
     }
 
     /// All kinds.
-    pub const KINDS: [&'static str; 4] = ["reload", "certificate", "trust", "secret"];
+    pub const KINDS: [&'static str; 5] = ["reload", "certificate", "trust", "secret", "disagreement"];
 }
 
 impl fmt::Display for Alarm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Secret(key) => write!(f, "secret of key {key}"),
+            Self::Disagreement(route) => write!(f, "disagreement over route {route}"),
             Self::Reload | Self::Certificate | Self::Trust => f.write_str(self.kind()),
         }
     }

@@ -16,6 +16,7 @@ use super::answer::Receipt;
 use super::rejection::{Notice, Rejection, Why};
 use super::stage::Permit;
 use crate::audit::{Record, Recorder};
+use crate::domain::alarm::Alarm;
 use crate::domain::identity::Identity;
 use crate::queue::{Intake, SubmitError, Submitted};
 
@@ -93,11 +94,15 @@ impl<I: Intake> Dispatch<I> {
         }
         match self.intake.submit(submission).await {
             Ok(submitted) => {
+                self.recorder.clear(&Alarm::Disagreement(route.clone()));
                 let (job, how, worker) = (submitted.job, submitted.how.as_str(), self.intake.workers_head());
                 self.recorder.note(Record::Stored { route, identity, job, how, worker });
                 Ok(submitted)
             }
             Err(error) => {
+                if let SubmitError::Disagrees(reason) = &error {
+                    self.recorder.raise(Alarm::Disagreement(route.clone()), reason.clone());
+                }
                 self.recorder.note(Record::NotStored { route, identity, reason: error.to_string() });
                 Err(match error {
                     SubmitError::Conflict(job) => allowed.refuse(Notice::Conflict(job)),

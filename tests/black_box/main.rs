@@ -43,4 +43,5 @@ mod signed;
 mod support;
 mod trees;
 mod two_processes;
+mod two_reloads;
 mod wall;

@@ -15,20 +15,20 @@ use crate::support::*;
 const NOBODY: u32 = 65534;
 
 /// Two policies: the gate's is that of the site, the workers' has a directory of its own.
-struct Pair {
-    site: Site,
+pub struct Pair {
+    pub site: Site,
     gate_user: &'static str,
 }
 
 /// Workers that run; they are killed when dropped.
-struct Workers {
+pub struct Workers {
     child: Child,
-    log: Arc<Log>,
+    pub log: Arc<Log>,
 }
 
 impl Pair {
     /// `gate_user` may submit; where it is empty, root and the own user may.
-    fn new(gate_user: &'static str) -> Self {
+    pub fn new(gate_user: &'static str) -> Self {
         let site = Site::new();
         let text = std::fs::read_to_string(site.path("gateway.toml")).unwrap();
         let text = text
@@ -53,7 +53,7 @@ impl Pair {
     }
 
     /// Writes a route into both policies.
-    fn route(&self, name: &str, text: &str) {
+    pub fn route(&self, name: &str, text: &str) {
         self.site.route(name, text);
         self.site.write(&format!("work/routes/{name}.toml"), text, 0o644);
     }
@@ -62,7 +62,7 @@ impl Pair {
         self.site.path("run/queue.sock")
     }
 
-    fn work(&self) -> Workers {
+    pub fn work(&self) -> Workers {
         let mut command = Command::new(BINARY);
         command.args(["work", "--log-format", "json", "--policy"]).arg(self.site.path("work"));
         let started = launch(command, "waiting for submissions");
@@ -71,7 +71,7 @@ impl Pair {
     }
 
     /// The gate; as the user `nobody` where that is the gate's user.
-    fn gate(&self) -> Running {
+    pub fn gate(&self) -> Running {
         let mut command = Command::new(BINARY);
         if self.gate_user == "nobody" {
             let own = self.site.path("bridgeward");
@@ -102,14 +102,14 @@ impl Pair {
         self.say(&frame(question.to_string().as_bytes())).unwrap()
     }
 
-    fn audit(&self, file: &str) -> Vec<Value> {
+    pub fn audit(&self, file: &str) -> Vec<Value> {
         let text = std::fs::read_to_string(self.site.path(file)).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
 impl Workers {
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
@@ -119,7 +119,7 @@ impl Workers {
     }
 
     /// SIGTERM, and the end.
-    fn stop(mut self) {
+    pub fn stop(mut self) {
         self.signal(Signal::TERM);
         assert!(self.child.wait().unwrap().success(), "{}", self.log.text());
     }
@@ -157,7 +157,7 @@ fn answer(stream: &mut UnixStream) -> Option<Value> {
 }
 
 /// A route that takes the parameter `id` and appends it to `ran`.
-fn route(pair: &Pair, more: &str) -> String {
+pub fn route(pair: &Pair, more: &str) -> String {
     let program =
         pair.site.program("program", &format!("echo \"$1\" >> {}", pair.site.path("ran").display()));
     format!(
@@ -189,7 +189,7 @@ fn submit(request: &Value) -> Value {
     json!({ "submit": request })
 }
 
-fn body(id: u32) -> String {
+pub fn body(id: u32) -> String {
     format!("{{\"id\":{id}}}")
 }
 
