@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{FlockOperation, flock};
 
@@ -154,16 +155,22 @@ pub(super) fn reader(file: &Path) -> rusqlite::Result<Connection> {
         file,
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
-    connection.busy_timeout(PATIENCE)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    connection.pragma_update(None, "trusted_schema", false)?;
+    prepare(&connection)?;
     Ok(connection)
 }
 
-fn settle(connection: &Connection) -> rusqlite::Result<()> {
+/// What all connections have in common.
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(PATIENCE)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Else every other value of a parameter that an index could be chosen by has its statement compiled again.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
+    Ok(())
+}
+
+fn settle(connection: &Connection) -> rusqlite::Result<()> {
+    prepare(connection)?;
     connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0))?;
     // Every commit waits for the disk: an accepted job survives power loss (invariant I5).
     connection.pragma_update(None, "synchronous", "full")?;
