@@ -1,7 +1,7 @@
 //! One open transaction of the writer thread, and what must be told once it is committed.
 //!
-//! Each command runs between savepoints, so that one that fails takes nothing of the others with it. What commands do
-//! stands in `submit`, `claim` and `purge`.
+//! A command runs between savepoints, so that one that fails takes nothing of the others with it; taking in a submission,
+//! which refuses before it changes anything, does without. What commands do stands in `submit`, `claim` and `purge`.
 
 use rusqlite::Connection;
 
@@ -58,6 +58,13 @@ impl Ledger<'_> {
                 Err(refused)
             }
         }
+    }
+
+    /// Runs one command that refuses before it changes anything. Should it fail later, the whole transaction is given up:
+    /// a savepoint would copy every page that the command is about to change, which costs as much as changing it.
+    pub(super) fn unguarded<T, E>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, E> {
+        let before = self.connection.total_changes();
+        work(self).inspect_err(|_| self.lost |= self.connection.total_changes() != before)
     }
 
     fn run(&self, sql: &str) -> Result<(), Unavailable> {

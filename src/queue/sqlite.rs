@@ -134,7 +134,10 @@ impl Store {
     /// database cannot be written. Then nothing was stored.
     pub async fn submit(&self, submission: &Submission, terms: &Terms) -> Result<Submitted, SubmitError> {
         let (submission, terms) = (submission.clone(), terms.clone());
-        self.write(move |ledger| ledger.submit(&submission, &terms)).await
+        self.command(Promise::Durable, move |ledger| {
+            ledger.unguarded(|ledger| ledger.submit(&submission, &terms))
+        })
+        .await
     }
 
     /// The body that a job holds for its commands; `None` when it came with none, or holds it no longer.
@@ -339,7 +342,7 @@ impl Store {
         T: Send + 'static,
         E: From<Unavailable> + Send + 'static,
     {
-        self.command(Promise::Durable, work).await
+        self.command(Promise::Durable, move |ledger| ledger.guarded(work)).await
     }
 
     /// Runs `work`, which is as good as not done if the loss of power undoes it, in a transaction that precedes all later
@@ -348,7 +351,7 @@ impl Store {
         &self,
         work: impl FnOnce(&mut Ledger<'_>) -> Result<T, Unavailable> + Send + 'static,
     ) -> Result<T, Unavailable> {
-        self.command(Promise::Ordered, work).await
+        self.command(Promise::Ordered, move |ledger| ledger.guarded(work)).await
     }
 
     async fn command<T, E>(
@@ -362,7 +365,7 @@ impl Store {
     {
         let (reply, answer) = oneshot::channel();
         let work: Work = Box::new(move |ledger| {
-            let done = ledger.map_err(E::from).and_then(|ledger| ledger.guarded(work));
+            let done = ledger.map_err(E::from).and_then(work);
             Box::new(move |committed| {
                 // Whoever asked may have gone; the job stays.
                 let _ = reply.send(committed.map_err(E::from).and(done));

@@ -270,4 +270,29 @@ mod tests {
         let (store, _) = place.open();
         assert_eq!(store.submit(&replay, &terms("kick", 1)).await, Err(SubmitError::Forgotten));
     }
+
+    #[tokio::test]
+    async fn what_fails_halfway_is_given_up_whole_and_the_next_one_is_stored() {
+        let place = Place::new();
+        let (store, _) = place.open();
+        let execute = |sql: &'static str| {
+            store.write(move |ledger| Ok::<_, Unavailable>(ledger.connection.execute(sql, [])?))
+        };
+        let count = || {
+            store.write(|ledger| {
+                let count = "SELECT (SELECT COUNT(*) FROM jobs) + (SELECT COUNT(*) FROM messages)";
+                Ok::<i64, Unavailable>(ledger.connection.query_row(count, [], |row| row.get(0))?)
+            })
+        };
+        // The job is written before its message.
+        execute("CREATE TRIGGER no BEFORE INSERT ON messages BEGIN SELECT RAISE(ABORT, 'no'); END")
+            .await
+            .unwrap();
+        let failed = store.submit(&place.signed("kick", "n1"), &terms("kick", 1)).await;
+        assert!(matches!(failed, Err(SubmitError::Unavailable(_))), "{failed:?}");
+        execute("DROP TRIGGER no").await.unwrap();
+        assert_eq!(count().await.unwrap(), 0);
+        let stored = store.submit(&place.signed("kick", "n1"), &terms("kick", 1)).await.unwrap();
+        assert_eq!((stored.how, count().await.unwrap()), (How::Fresh, 2));
+    }
 }
