@@ -152,6 +152,13 @@ impl Writer {
                 }
                 Next::Entries | Next::Write => {
                     notes_due = None;
+                    // On a busy machine, those who are about to ask do so first, and share this wait for the disk.
+                    std::thread::yield_now();
+                    while batch.len() < BATCH
+                        && let Ok(entry) = entries.try_recv()
+                    {
+                        batch.push(entry);
+                    }
                     self.turn(&mut batch, false);
                 }
             }
