@@ -18,7 +18,8 @@ pub(super) fn tell(record: &Record) {
         }
         Record::Accepted { route, identity, rule, source, .. } => {
             let identity = identity.to_string();
-            tracing::info!(%route, identity, rule, %source, "accepted");
+            // Whatever becomes of it follows at once, in the same span: `stored` or `not stored`.
+            tracing::debug!(%route, identity, rule, %source, "accepted");
         }
         Record::Stored { route, identity, job, how, worker: _ } => {
             let identity = identity.to_string();
@@ -26,7 +27,7 @@ pub(super) fn tell(record: &Record) {
         }
         Record::Submitted { route, identity, source, gate, .. } => {
             let identity = identity.to_string();
-            tracing::info!(%route, identity, %source, gate = gate.seq, "submitted");
+            tracing::debug!(%route, identity, %source, gate = gate.seq, "submitted");
         }
         Record::TurnedAway { uid, reason, route, identity } => {
             let (route, identity) =

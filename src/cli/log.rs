@@ -48,7 +48,8 @@ pub fn start(args: &LogArgs) -> Log {
         .lossy(true)
         .buffered_lines_limit(ROOM)
         .thread_name("log-writer")
-        .finish(std::io::stderr());
+        // What waits is written at once, and flushed before the thread waits for more.
+        .finish(std::io::BufWriter::new(std::io::stderr()));
     let dropped = writer.error_counter();
     let log = tracing_subscriber::fmt()
         .with_max_level(args.log_level)
