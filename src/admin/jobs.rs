@@ -91,8 +91,7 @@ impl<R: Repeat> Desk<R> {
         match kept.store.cancel(job).await {
             Ok(Some(Cancelled::Now)) => {
                 let state = State::Cancelled;
-                // That it would be done is on record already; who waits for the end has been told by the queue.
-                self.recorder.note(Record::Finished { job, route, state, reason: None });
+                // That it would be done is on record already; that it has ended is the workers' to record, as of every job.
                 Answer::ok(&Done { job, state, retry_of: None })
             }
             Ok(Some(Cancelled::Told)) => {
