@@ -15,7 +15,7 @@
 //! | [`gate`] | request to permit to receipt: the ordered stack of guards | clock, domain, policy, trust, queue, audit |
 //! | [`executor`] | submission to job to argv to exit; the one place that starts processes | clock, domain, policy, queue, audit |
 //! | [`promote`] | the edit of a value in a control repository, its commit and push | domain, executor |
-//! | [`admin`] | the operators' socket: health, jobs, reload | clock, domain, queue, audit |
+//! | [`admin`] | the operators' socket: health, metrics, jobs, reload | clock, domain, queue, audit |
 //! | [`app`] | wires the rooms; what is in force, and its exchange; the order of starting and stopping | all above but promote |
 //! | [`cli`] | one file a subcommand | all |
 //!

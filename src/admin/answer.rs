@@ -1,4 +1,4 @@
-//! Answers of the operators' socket: JSON, or the bytes that a command wrote.
+//! Answers of the operators' socket: JSON, metrics, or the bytes that a command wrote.
 //!
 //! Knows nothing of what is answered.
 
@@ -12,6 +12,9 @@ use serde::Serialize;
 
 use crate::queue::Unavailable;
 
+/// What the text form of `OpenMetrics` calls itself.
+const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// Status and body.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -23,6 +26,8 @@ pub(super) struct Answer {
 pub(super) enum Body {
     Json(Vec<u8>),
     Bytes(Vec<u8>),
+    /// The text form of `OpenMetrics`.
+    Metrics(String),
 }
 
 #[derive(Serialize)]
@@ -52,6 +57,7 @@ impl Answer {
         let (kind, bytes) = match self.body {
             Body::Json(bytes) => ("application/json", bytes),
             Body::Bytes(bytes) => ("application/octet-stream", bytes),
+            Body::Metrics(text) => (METRICS, text.into_bytes()),
         };
         let mut response = Response::new(Full::new(Bytes::from(bytes)));
         *response.status_mut() = self.status;

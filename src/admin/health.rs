@@ -35,7 +35,8 @@ pub(super) fn healthy() -> Answer {
 }
 
 impl<R> Desk<R> {
-    pub(super) async fn ready(&self) -> Answer {
+    /// Why no job can be accepted.
+    pub(super) async fn problems(&self) -> Vec<String> {
         let stored = async {
             match &self.jobs {
                 Jobs::Here(kept) => kept.store.writable().await,
@@ -49,6 +50,11 @@ impl<R> Desk<R> {
         if self.stopping.is_cancelled() {
             problems.push("the gateway is stopping".into());
         }
+        problems
+    }
+
+    pub(super) async fn ready(&self) -> Answer {
+        let problems = self.problems().await;
         let alarms = self.recorder.alarms().into_iter();
         let alarms = alarms.map(|(alarm, reason)| Alarm { alarm: alarm.to_string(), reason }).collect();
         if problems.is_empty() {

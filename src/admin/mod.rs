@@ -1,4 +1,4 @@
-//! The operators' socket: health, the head of the audit log, and jobs.
+//! The operators' socket: health, metrics, the head of the audit log, and jobs.
 //!
 //! Small JSON answers over HTTP/1.1 on a Unix socket, for root and the gateway's own user alone; nothing of it is reachable
 //! from the network. What changes a job is on record, with the user who asked, before it is done.
@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `GET /healthz` | 200 while the process answers |
 //! | `GET /readyz` | 200 when jobs can be accepted, 503 with what is wrong when not |
+//! | `GET /metrics` | what is counted, in the text form of `OpenMetrics` |
 //! | `GET /audit/head` | number and SHA-256 of the last line of the audit log |
 //! | `GET /jobs?state=&route=&before=&limit=` | jobs, the newest first |
 //! | `GET /jobs/<id>` | one job, with everyone who submitted it |
@@ -28,10 +29,12 @@ use crate::queue::sqlite::Store;
 mod answer;
 mod health;
 pub mod jobs;
+mod metrics;
 mod reload;
 pub mod socket;
 
 use answer::Answer;
+pub use metrics::Metrics;
 pub use reload::{Reload, Reloaded};
 
 /// What the socket speaks of.
@@ -46,6 +49,8 @@ pub struct Desk<R> {
     pub stopping: CancellationToken,
     /// What loads the policy anew.
     pub reload: Reload,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// Where the jobs are.
@@ -74,6 +79,7 @@ struct Caller {
 enum Asked {
     Health,
     Readiness,
+    Metrics,
     AuditHead,
     Jobs(Wish),
     Reload,
@@ -95,6 +101,7 @@ impl Asked {
         let (allowed, asked) = match segments.as_slice() {
             ["healthz"] => (Method::GET, Self::Health),
             ["readyz"] => (Method::GET, Self::Readiness),
+            ["metrics"] => (Method::GET, Self::Metrics),
             ["audit", "head"] => (Method::GET, Self::AuditHead),
             ["jobs"] => (Method::GET, Self::Jobs(Wish::List)),
             ["jobs", id] => (Method::GET, Self::Jobs(Wish::Show(job(id)?))),
@@ -122,6 +129,7 @@ impl<R: Repeat> Desk<R> {
             Err(answer) => answer,
             Ok(Asked::Health) => health::healthy(),
             Ok(Asked::Readiness) => self.ready().await,
+            Ok(Asked::Metrics) => self.metrics().await,
             Ok(Asked::AuditHead) => self.audit_head(),
             Ok(Asked::Jobs(wish)) => match (&self.jobs, wish) {
                 (Jobs::Here(kept), Wish::List) => kept.list(query).await,
@@ -152,6 +160,7 @@ mod tests {
         for path in [
             "/healthz",
             "/readyz",
+            "/metrics",
             "/audit/head",
             "/jobs",
             &format!("/jobs/{id}"),

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::generation::{Generation, Listening};
 use super::live::{Face, Live};
 use super::{COMMANDS_FINISH_WITHIN, process};
+use crate::audit::outcome::Stranger;
 use crate::audit::{Record, Recorder};
 use crate::clock::Clock;
 use crate::gate::Counters;
@@ -22,6 +23,7 @@ use crate::{gate, listener};
 /// A listener and its gate.
 pub(super) struct Front {
     addresses: Vec<SocketAddr>,
+    counts: listener::Counts,
     listener: JoinHandle<()>,
 }
 
@@ -38,7 +40,8 @@ impl Front {
         let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
         let of_listener = recorder.clone();
         let malformed = move |source, why: listener::Malformed| {
-            of_listener.note_stranger(|| Record::Malformed { source, reason: why.to_string() });
+            let record = || Record::Malformed { source, reason: why.to_string() };
+            of_listener.note_stranger(Stranger::Malformed, record);
         };
         let (recorder, time) = (recorder.clone(), clock.clone());
         let settings = live.show(move |generation, former| {
@@ -68,10 +71,15 @@ impl Front {
         let settings = settings?;
         let answers = live.clone();
         let service = tower::service_fn(move |request| answers.clone().answer(request));
-        let (clock, stop) = (clock.clone(), stop.clone());
-        let listener =
-            tokio::spawn(listener::serve(sockets, settings, clock, service, stop, Box::new(malformed)));
-        Some(Self { addresses, listener })
+        let counts = listener::Counts::default();
+        let reports = listener::Reports { counts: counts.clone(), malformed: Box::new(malformed) };
+        let serving = listener::serve(sockets, settings, clock.clone(), service, stop.clone(), reports);
+        Some(Self { addresses, counts, listener: tokio::spawn(serving) })
+    }
+
+    /// What becomes of connections.
+    pub(super) fn counts(&self) -> &listener::Counts {
+        &self.counts
     }
 
     pub(super) fn addresses(&self) -> &[SocketAddr] {

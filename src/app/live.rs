@@ -83,6 +83,7 @@ impl Live {
             recorder: recorder.clone(),
             clock: clock.clone(),
         }));
+        recorder.offer(live.generation().policy.routes.keys());
         live.tell(Cause::Start);
         live
     }
@@ -114,6 +115,11 @@ impl Live {
     #[must_use]
     pub fn generation(&self) -> Arc<Generation> {
         Arc::clone(&self.0.now.load().generation)
+    }
+
+    /// Where alarms are raised.
+    pub(super) fn recorder(&self) -> &Recorder {
+        &self.0.recorder
     }
 
     /// A way to ask for the policy in force.
@@ -150,7 +156,8 @@ impl Live {
                 self.put(generation);
                 self.set_alarms(BTreeMap::new());
                 // What workers said of the former policy is asked anew of this one.
-                for over in self.0.recorder.alarms().into_keys().filter(|alarm| !alarm.is_of_files()) {
+                let is_over = |alarm: &Alarm| matches!(alarm, Alarm::Reload | Alarm::Disagreement(_));
+                for over in self.0.recorder.alarms().into_keys().filter(is_over) {
                     self.0.recorder.clear(&over);
                 }
                 let policy = self.tell(cause);
@@ -211,6 +218,7 @@ impl Live {
         }
         let logged = generation.policy.limits.refusals_logged;
         recorder.pace((logged.limit, logged.period));
+        recorder.offer(generation.policy.routes.keys());
         let former = now.load();
         let face = face.get().and_then(|make| make(&generation, former.face.as_ref()));
         now.store(Arc::new(Serving { generation: Arc::new(generation), face }));

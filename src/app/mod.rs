@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +26,7 @@ use crate::{admin, audit, listener, queue};
 mod front;
 pub mod generation;
 pub mod live;
+mod metrics;
 pub mod process;
 mod socket;
 mod succession;
@@ -96,7 +98,10 @@ impl Gateway {
         let store = works.store().clone();
         let intake = move |policy| LocalIntake::new(store.clone(), policy);
         let front = Front::start(sockets, &live, intake, &recorder, &clock, &stop);
-        let admin = socket.map(|socket| administer(socket, works.kept(), &live, &recorder, &clock, &stop));
+        let counts = front.as_ref().map(Front::counts);
+        let metrics = metrics::registry(&live, &recorder, &clock, counts, Some(works.store()));
+        let admin =
+            socket.map(|socket| administer(socket, works.kept(), metrics, &live, &recorder, &clock, &stop));
         tokio::spawn(watch::files(live.clone(), stop.clone()));
         Ok(Self { live, front, works: Some(works), door: None, admin, recorder, stop })
     }
@@ -118,7 +123,8 @@ impl Gateway {
         let intake = SocketIntake::new(workers, policy.limits.body, Box::new(move || head.head().into()));
         let jobs = admin::Jobs::Elsewhere(intake.clone());
         let front = Front::start(sockets, &live, move |_| intake.clone(), &recorder, &clock, &stop);
-        let admin = socket.map(|socket| administer(socket, jobs, &live, &recorder, &clock, &stop));
+        let metrics = metrics::registry(&live, &recorder, &clock, front.as_ref().map(Front::counts), None);
+        let admin = socket.map(|socket| administer(socket, jobs, metrics, &live, &recorder, &clock, &stop));
         tokio::spawn(watch::files(live.clone(), stop.clone()));
         Ok(Self { live, front, works: None, door: None, admin, recorder, stop })
     }
@@ -146,7 +152,9 @@ impl Gateway {
             limits: policy.limits.clone(),
         }));
         let door = entrance.serve(door.connections(), move |stream| Arc::clone(&door).attend(stream));
-        let admin = socket.map(|socket| administer(socket, works.kept(), &live, &recorder, &clock, &stop));
+        let metrics = metrics::registry(&live, &recorder, &clock, None, Some(works.store()));
+        let admin =
+            socket.map(|socket| administer(socket, works.kept(), metrics, &live, &recorder, &clock, &stop));
         Ok(Self { live, front: None, works: Some(works), door: Some(door), admin, recorder, stop })
     }
 
@@ -200,6 +208,7 @@ impl Gateway {
 fn administer(
     socket: Bound,
     jobs: admin::Jobs<LocalIntake>,
+    metrics: Registry,
     live: &Live,
     recorder: &Recorder,
     clock: &Clock,
@@ -208,7 +217,8 @@ fn administer(
     let (recorder, clock, stopping) = (recorder.clone(), clock.clone(), stop.clone());
     let live = live.clone();
     let reload = admin::Reload::new(move |uid| reload(live.clone(), uid));
-    let desk = Arc::new(admin::Desk { jobs, recorder, clock, stopping, reload });
+    let metrics = admin::Metrics::new(metrics);
+    let desk = Arc::new(admin::Desk { jobs, recorder, clock, stopping, reload, metrics });
     socket.serve(admin::socket::CONNECTIONS, move |stream| admin::socket::attend(stream, Arc::clone(&desk)))
 }
 

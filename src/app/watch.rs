@@ -7,9 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinError;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::live::Live;
+use crate::audit::Recorder;
+use crate::domain::alarm::Alarm;
 use crate::policy::renewal::Look;
 
 /// Between two looks.
@@ -30,13 +35,37 @@ struct Seen<L> {
     tried: Option<(L, u32)>,
 }
 
-/// Watches until `stop`.
+/// Watches until `stop`. Should that end before, an alarm says so until the files are looked at again.
 pub(super) async fn files(live: Live, stop: CancellationToken) {
+    let watching = || look_on(live.clone(), stop.clone());
+    keep_up(live.recorder(), &stop, watching).await;
+}
+
+/// Begins anew whenever `watching` ends, until `stop`.
+async fn keep_up<F>(recorder: &Recorder, stop: &CancellationToken, watching: impl Fn() -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    while !stop.is_cancelled() {
+        let ended = AbortOnDropHandle::new(tokio::spawn(watching())).await;
+        if !stop.is_cancelled() {
+            recorder.raise(Alarm::Watch, broken(ended.err()));
+            stop.run_until_cancelled(sleep(EVERY)).await;
+        }
+    }
+}
+
+fn broken(why: Option<JoinError>) -> String {
+    let why = why.map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+    format!("certificates, keys, secrets and revocation lists are not looked at; please report this: {why}")
+}
+
+async fn look_on(live: Live, stop: CancellationToken) {
     let mut seen = Seen::<Look>::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
+            () = sleep(EVERY) => {}
         }
         let policy = Arc::clone(&live.generation().policy);
         let (looked_at, before) = (Arc::clone(&policy), seen.last.clone());
@@ -45,7 +74,14 @@ pub(super) async fn files(live: Live, stop: CancellationToken) {
             let differs = looked_at.differs(&look);
             (look, differs)
         });
-        let Ok((look, differs)) = looked.await else { continue };
+        let (look, differs) = match looked.await {
+            Ok(looked) => looked,
+            Err(error) => {
+                live.recorder().raise(Alarm::Watch, broken(Some(error)));
+                continue;
+            }
+        };
+        live.recorder().clear(&Alarm::Watch);
         if seen.is_due(&look, differs) {
             live.renew(&policy, look).await;
         }
@@ -83,7 +119,46 @@ impl<L: Clone + PartialEq> Seen<L> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
+    use crate::clock::Clock;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_ends_raises_an_alarm_and_begins_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let (clock, _hands) = Clock::manual(jiff::Timestamp::UNIX_EPOCH);
+        let rate = (NonZeroU32::MIN, Duration::from_secs(1));
+        let recorder = Recorder::open(&directory.path().join("audit.jsonl"), rate, clock).unwrap();
+        let stop = CancellationToken::new();
+        let begun = Arc::new(AtomicU32::new(0));
+        let watching = || {
+            let (time, recorder, stop) =
+                (begun.fetch_add(1, Ordering::SeqCst), recorder.clone(), stop.clone());
+            async move {
+                match time {
+                    0 => panic!("broken"),
+                    1 => {
+                        let alarms = recorder.alarms();
+                        let reason = &alarms[&Alarm::Watch];
+                        assert!(
+                            reason.contains("panicked") && reason.contains("are not looked at"),
+                            "{reason}"
+                        );
+                    }
+                    _ => {
+                        assert!(recorder.alarms()[&Alarm::Watch].contains("it ended"));
+                        recorder.clear(&Alarm::Watch);
+                        stop.cancel();
+                    }
+                }
+            }
+        };
+        keep_up(&recorder, &stop, watching).await;
+        assert_eq!(begun.load(Ordering::SeqCst), 3);
+        assert!(recorder.alarms().is_empty());
+    }
 
     /// Looks in order, 0 being what is in force; whether each was acted upon.
     fn due(looks: &[u32]) -> Vec<bool> {

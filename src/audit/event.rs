@@ -7,7 +7,7 @@ use super::Record;
 /// Emits a record as an event, within the span of whoever made it.
 pub(super) fn tell(record: &Record) {
     match record {
-        Record::Refused { source, method, path, status, reason, route, identity } => {
+        Record::Refused { source, method, path, status, reason, refusal: _, route, identity } => {
             let (route, identity) =
                 (route.as_ref().map(ToString::to_string), identity.as_ref().map(ToString::to_string));
             let (method, path, reason) = (method.as_str(), path.as_str(), reason.as_str());
@@ -23,7 +23,7 @@ pub(super) fn tell(record: &Record) {
         }
         Record::Stored { route, identity, job, how, worker: _ } => {
             let identity = identity.to_string();
-            tracing::info!(%job, %route, identity, how, "stored");
+            tracing::info!(%job, %route, identity, how = how.as_str(), "stored");
         }
         Record::Submitted { route, identity, source, gate, .. } => {
             let identity = identity.to_string();

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -22,17 +23,21 @@ mod alarms;
 mod event;
 mod file;
 mod line;
+pub mod outcome;
 mod pace;
 mod predecessor;
 mod record;
+mod tally;
 pub mod verify;
 mod writer;
 
 use alarms::Alarms;
 use file::Log;
 pub use file::OpenError;
+use outcome::{Refusal, Stranger};
 use pace::Pace;
 pub use record::{Act, Cause, Enforced, Keeper, Landlock, Record};
+use tally::Tally;
 use verify::Head;
 use writer::{Counts, Entry, HeadOnDisk, Writer};
 
@@ -55,6 +60,7 @@ struct Inner {
     thread: Mutex<Option<JoinHandle<()>>>,
     strangers: ArcSwap<Pace>,
     alarms: Alarms,
+    tally: Tally,
     counts: Arc<Counts>,
     head: HeadOnDisk,
     clock: Clock,
@@ -88,12 +94,29 @@ impl Recorder {
             .spawn(move || writer.run(received, &stopped))
             .map_err(OpenError::Thread)?;
         let strangers = ArcSwap::from_pointee(Pace::new(refusals_logged, &clock));
-        let (thread, alarms) = (Mutex::new(Some(thread)), Alarms::default());
-        Ok(Self(Arc::new(Inner { entries: sender, stop, thread, strangers, alarms, counts, head, clock })))
+        let (thread, alarms, tally) = (Mutex::new(Some(thread)), Alarms::default(), Tally::default());
+        let inner = Inner { entries: sender, stop, thread, strangers, alarms, tally, counts, head, clock };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Shows what is counted, and which alarms stand, to whoever scrapes `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        let Inner { alarms, tally, counts, .. } = &*self.0;
+        tally.register(registry);
+        alarms.register(registry);
+        counts.register(registry);
     }
 
     fn standing(&self) -> &Alarms {
         &self.0.alarms
+    }
+
+    fn tally(&self) -> &Tally {
+        &self.0.tally
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.0.clock
     }
 
     /// Puts a record on the disk: it is durable when this returns.
@@ -111,7 +134,9 @@ impl Recorder {
     pub async fn all_durable(&self, records: &[Record]) -> Result<(), Unwritable> {
         let (reply, written) = oneshot::channel();
         let entry = self.entry(records, Some(reply))?;
-        self.send(entry, written).await
+        self.send(entry, written).await?;
+        records.iter().for_each(|record| self.tally().count(record));
+        Ok(())
     }
 
     /// Whether a record could be put on the disk now. Writes nothing as long as the last write succeeded.
@@ -144,19 +169,28 @@ impl Recorder {
     /// of strangers, and who was turned away, beyond the rate, or beyond the room, are counted and become one `refusals`
     /// line; any other record for which there is no room is counted as `omitted`.
     pub fn note(&self, record: Record) {
-        if matches!(
-            record,
-            Record::Refused { identity: None, .. } | Record::Malformed { .. } | Record::TurnedAway { .. }
-        ) {
-            self.note_stranger(|| record);
+        if let Record::Refused { refusal: Refusal::Stranger(why), .. } = record {
+            return self.note_stranger(why, || record);
+        }
+        if matches!(record, Record::Malformed { .. }) {
+            return self.note_stranger(Stranger::Malformed, || record);
+        }
+        self.tally().count(&record);
+        if matches!(record, Record::TurnedAway { .. }) {
+            self.note_seldom(|| record);
         } else {
             self.note_now(record);
         }
     }
 
-    /// The same for what a stranger did. It is put into words only if it is written down: how long that takes must not tell
-    /// strangers one refusal from another, as long as they ask often.
-    pub fn note_stranger(&self, record: impl FnOnce() -> Record) {
+    /// The same for the refusal of a stranger. It is counted, and put into words only if it is written down: how long that
+    /// takes must not tell strangers one refusal from another, as long as they ask often.
+    pub fn note_stranger(&self, why: Stranger, record: impl FnOnce() -> Record) {
+        self.tally().refused(why);
+        self.note_seldom(record);
+    }
+
+    fn note_seldom(&self, record: impl FnOnce() -> Record) {
         if self.0.strangers.load().allows_one() && self.0.entries.capacity() > ROOM / 2 {
             self.note_now(record());
         } else {
@@ -220,6 +254,7 @@ mod tests {
     use crate::domain::name::KeyName;
     use crate::domain::name::RouteName;
     use crate::domain::parameters::RawParameters;
+    use crate::domain::submission::How;
 
     struct Place {
         directory: tempfile::TempDir,
@@ -262,6 +297,10 @@ mod tests {
             path: path.into(),
             status: 404,
             reason: "unknown path".into(),
+            refusal: match &identity {
+                None => Refusal::Stranger(Stranger::UnknownPath),
+                Some(_) => Refusal::Told(outcome::Outcome::Body),
+            },
             route: None,
             identity,
         }
@@ -400,13 +439,13 @@ mod tests {
             for record in [
                 Record::Refused {
                     source, method: text.clone(), path: text.clone(), status: 404, reason: text.clone(),
-                    route: None, identity: Some(identity.clone()),
+                    refusal: Refusal::Stranger(Stranger::UnknownPath), route: None, identity: Some(identity.clone()),
                 },
                 Record::Accepted {
                     route: route.clone(), identity: identity.clone(), rule: 1, source,
                     parameters: RawParameters([(name, text.clone().into())].into()),
                 },
-                Record::Stored { route: route.clone(), identity: identity.clone(), job, how: "fresh", worker: None },
+                Record::Stored { route: route.clone(), identity: identity.clone(), job, how: How::Fresh, worker: None },
                 Record::NotStored { route: route.clone(), identity: identity.clone(), reason: text.clone() },
                 Record::Started { job, route: route.clone(), identity: identity.clone(), rule: 1, step: 1, argv: vec![text.clone(), text.clone()], tree: Keeper::Cgroup, landlock: None },
                 Record::Finished { job, route: route.clone(), state: State::Failed, reason: Some(text.clone()) },

@@ -6,11 +6,13 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use super::outcome::Refusal;
 use crate::domain::anchor::Anchor;
 use crate::domain::identity::Identity;
 use crate::domain::job::{Exit, JobId, State};
 use crate::domain::name::RouteName;
 use crate::domain::parameters::RawParameters;
+use crate::domain::submission::How;
 
 /// What is put on record.
 #[derive(Clone, Debug, Serialize)]
@@ -28,6 +30,9 @@ pub enum Record {
         status: u16,
         /// Why, for operators; never shown to the sender of a walled request.
         reason: String,
+        /// The same as one of few words, to be counted by.
+        #[serde(skip)]
+        refusal: Refusal,
         /// The route, once allowed.
         #[serde(skip_serializing_if = "Option::is_none")]
         route: Option<RouteName>,
@@ -63,8 +68,8 @@ pub enum Record {
         identity: Identity,
         /// The job.
         job: JobId,
-        /// `fresh`, `duplicate` or `coalesced`.
-        how: &'static str,
+        /// Whether a job was made.
+        how: How,
         /// How far the audit log of the workers went, where they are another process.
         #[serde(skip_serializing_if = "Option::is_none")]
         worker: Option<Anchor>,

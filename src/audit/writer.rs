@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -45,15 +47,27 @@ pub(super) struct Counts {
     refused: AtomicU64,
     omitted: AtomicU64,
     changed: Notify,
+    /// As above, since the process began.
+    all_refused: Counter,
+    all_omitted: Counter,
 }
 
 impl Counts {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        let help = "Refusals of strangers that the audit log counts together";
+        registry.register("audit_counted_together", help, self.all_refused.clone());
+        let help = "Records that the audit log lacks for want of room";
+        registry.register("audit_omitted", help, self.all_omitted.clone());
+    }
+
     pub(super) fn refused(&self) {
+        self.all_refused.inc();
         self.refused.fetch_add(1, Ordering::Relaxed);
         self.changed.notify_one();
     }
 
     pub(super) fn omitted(&self, count: u64) {
+        self.all_omitted.inc_by(count);
         self.omitted.fetch_add(count, Ordering::Relaxed);
         self.changed.notify_one();
     }

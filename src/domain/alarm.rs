@@ -20,6 +20,8 @@ pub enum Alarm {
     Secret(KeyName),
     /// The workers' policy does not offer what the gate's does of this route; its senders are told to try again.
     Disagreement(RouteName),
+    /// Whether files have changed cannot be found out: those in use stay in use.
+    Watch,
 }
 
 impl Alarm {
@@ -32,6 +34,7 @@ impl Alarm {
             Self::Trust => "trust",
             Self::Secret(_) => "secret",
             Self::Disagreement(_) => "disagreement",
+            Self::Watch => "watch",
         }
     }
 
@@ -40,12 +43,13 @@ impl Alarm {
     pub fn is_of_files(&self) -> bool {
         match self {
             Self::Certificate | Self::Trust | Self::Secret(_) => true,
-            Self::Reload | Self::Disagreement(_) => false,
+            Self::Reload | Self::Disagreement(_) | Self::Watch => false,
         }
     }
 
     /// All kinds.
-    pub const KINDS: [&'static str; 5] = ["reload", "certificate", "trust", "secret", "disagreement"];
+    pub const KINDS: [&'static str; 6] =
+        ["reload", "certificate", "trust", "secret", "disagreement", "watch"];
 }
 
 impl fmt::Display for Alarm {
@@ -53,7 +57,7 @@ impl fmt::Display for Alarm {
         match self {
             Self::Secret(key) => write!(f, "secret of key {key}"),
             Self::Disagreement(route) => write!(f, "disagreement over route {route}"),
-            Self::Reload | Self::Certificate | Self::Trust => f.write_str(self.kind()),
+            Self::Reload | Self::Certificate | Self::Trust | Self::Watch => f.write_str(self.kind()),
         }
     }
 }

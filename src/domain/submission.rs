@@ -1,4 +1,5 @@
-//! What the gate hands to the queue: a submission, the message it came with, and the terms a worker's policy sets.
+//! What the gate hands to the queue: a submission, the message it came with, and the terms a worker's policy sets; and
+//! whether that made a job.
 //!
 //! A submission names a route and raw parameters; it never holds an argv (invariant I4).
 
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::body::Body;
 use super::identity::{Identity, Proofs};
@@ -54,6 +56,30 @@ pub struct MessageId {
     pub created: Option<Timestamp>,
     /// Until when the id must be remembered.
     pub keep_until: Timestamp,
+}
+
+/// Whether a job was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// A new job.
+    Fresh,
+    /// The same message came before; nothing runs.
+    Duplicate,
+    /// An equal job waits: its run is this request's, too.
+    Coalesced,
+}
+
+impl How {
+    /// The word for it in the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Duplicate => "duplicate",
+            Self::Coalesced => "coalesced",
+        }
+    }
 }
 
 /// What a worker's policy says of a job: all that the queue needs to know of a policy.

@@ -220,7 +220,7 @@ impl Door {
         let outcome = intake.keep(&submission, &terms).await;
         recorder.note(match &outcome {
             Ok(Submitted { job, how, .. }) => {
-                Record::Stored { route, identity, job: *job, how: how.as_str(), worker: None }
+                Record::Stored { route, identity, job: *job, how: *how, worker: None }
             }
             Err(error) => Record::NotStored { route, identity, reason: error.to_string() },
         });

@@ -229,6 +229,7 @@ impl Worker {
             kept,
             last: Mutex::default(),
         };
+        let _running = self.recorder.run(route);
         let retry = &agreed.route.run.retry;
         let live = Some(self.store.live(claim.job));
         match run::execute(&plan, &self.launcher, live, &ledger, &interrupt).await {

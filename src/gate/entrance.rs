@@ -19,6 +19,7 @@ use super::body::{self, Bounds};
 use super::limiter::Limiter;
 use super::rejection::{Flood, Rejection, Why};
 use super::stage::{Arrived, Head};
+use crate::audit::outcome::Refusal;
 use crate::audit::{Record, Recorder};
 use crate::clock::Clock;
 use crate::domain::identity::{Peer, Shown};
@@ -114,11 +115,11 @@ impl Threshold {
             Err(rejection) => {
                 let response = answer::rejection(&rejection);
                 let status = response.status().as_u16();
-                match &rejection {
-                    Rejection::Wall(_) | Rejection::Flood(_) => {
-                        self.recorder.note_stranger(|| asked.refused(&rejection, status));
+                match rejection.kind() {
+                    Refusal::Stranger(why) => {
+                        self.recorder.note_stranger(why, || asked.refused(&rejection, status));
                     }
-                    Rejection::Told(_) => self.recorder.note(asked.refused(&rejection, status)),
+                    Refusal::Told(_) => self.recorder.note(asked.refused(&rejection, status)),
                 }
                 response
             }
@@ -174,6 +175,7 @@ impl Asked {
             Rejection::Told(told) => (Some(told.route().clone()), Some(told.identity().clone())),
         };
         let Self { source, method, path } = self;
-        Record::Refused { source, method, path, status, reason: rejection.reason(), route, identity }
+        let (reason, refusal) = (rejection.reason(), rejection.kind());
+        Record::Refused { source, method, path, status, reason, refusal, route, identity }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::scheme;
 use super::stage::Allowed;
+use crate::audit::outcome::{Outcome, Refusal, Stranger};
 use crate::domain::identity::Identity;
 use crate::domain::job::JobId;
 use crate::domain::name::RouteName;
@@ -122,7 +123,57 @@ impl Told {
     }
 }
 
+impl Why {
+    /// The same in few words.
+    const fn kind(&self) -> Stranger {
+        match self {
+            Self::UnknownPath => Stranger::UnknownPath,
+            Self::WrongMethod => Stranger::WrongMethod,
+            Self::AbsoluteForm => Stranger::AbsoluteForm,
+            Self::Signature(_) => Stranger::Signature,
+            Self::NothingProven(_) => Stranger::NothingProven,
+            Self::NotAllowed(_) => Stranger::NotAllowed,
+            Self::HeaderNotCovered(_) => Stranger::HeaderNotCovered,
+            Self::NotStanding(_) => Stranger::CertificateNotStanding,
+            Self::Forgotten => Stranger::Forgotten,
+            Self::NoSuchJob => Stranger::NoSuchJob,
+            Self::Unanswered(_) => Stranger::QueueUnavailable,
+            Self::NoPeer => Stranger::NoPeer,
+        }
+    }
+}
+
+impl Notice {
+    const fn kind(&self) -> Outcome {
+        match self {
+            Self::TooOften { .. } => Outcome::TooOften,
+            Self::BodyTooLarge { .. }
+            | Self::BodyTooSlow
+            | Self::BodyBroken
+            | Self::BodyEmpty
+            | Self::BodyNotJson(_)
+            | Self::Field { .. }
+            | Self::MessageId(_) => Outcome::Body,
+            Self::Ignored { .. } => Outcome::Ignored,
+            Self::Parameter(_) => Outcome::Parameter,
+            Self::Header(_) => Outcome::Header,
+            Self::Conflict(_) => Outcome::Conflict,
+            Self::Busy { .. } => Outcome::NotStored,
+        }
+    }
+}
+
 impl Rejection {
+    /// What it is counted as.
+    pub(super) const fn kind(&self) -> Refusal {
+        match self {
+            Self::Wall(why) => Refusal::Stranger(why.kind()),
+            Self::Flood(Flood::Requests { .. }) => Refusal::Stranger(Stranger::TooManyRequests),
+            Self::Flood(Flood::Bodies) => Refusal::Stranger(Stranger::BodiesTooLarge),
+            Self::Told(told) => Refusal::Told(told.notice.kind()),
+        }
+    }
+
     /// What operators read.
     pub(super) fn reason(&self) -> String {
         match self {

@@ -23,6 +23,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
+use super::counts::{Failure, Full};
 use super::framing::Framed;
 use super::malformed::Verdict;
 use super::phase::{Answer, Phase};
@@ -30,7 +31,7 @@ use super::proxy::{self, Told};
 use super::seldom::Seldom;
 use super::shares::{Holder, Share, Shares, Waiting};
 use super::stream::{Patience, TimedStream};
-use super::{Limits, OnMalformed, Settings, turn_away};
+use super::{Limits, Reports, Settings, turn_away};
 use crate::domain::identity::{Peer, Presented, Shown};
 use crate::domain::source::Source;
 use crate::trust::certificate;
@@ -56,7 +57,7 @@ pub(super) struct Desk {
     pub(super) warnings: Seldom,
     /// About what only a developer wants to see.
     pub(super) complaints: Seldom,
-    pub(super) malformed: OnMalformed,
+    pub(super) reports: Reports,
 }
 
 /// What a new connection has of its source.
@@ -74,6 +75,7 @@ impl Desk {
         let now = self.shares.take(Holder::Source(source), limits).map(Claim::Now);
         let claim = now.or_else(|| self.shares.queue(source, limits).map(Claim::Later));
         if claim.is_none() {
+            self.reports.counts.turned_away(Full::Source);
             self.warn(address, &TOO_MANY);
         }
         claim
@@ -110,6 +112,7 @@ impl Desk {
         hurry(stream.get_ref().0.socket());
         let shown = shown(&stream, *epoch);
         let Some(_share) = self.reassign(share, &shown, limits) else {
+            self.reports.counts.turned_away(Full::Identity);
             return self.warn(address, &"too many connections with this certificate");
         };
         let peer = Arc::new(Peer { address, shown });
@@ -132,7 +135,7 @@ impl Desk {
             }
         };
         if let Some(why) = verdict.of(&ended) {
-            (self.malformed)(address.ip().to_canonical(), why);
+            (self.reports.malformed)(address.ip().to_canonical(), why);
         } else if let Err(error) = ended {
             self.complain(address, &error);
         }
@@ -155,10 +158,12 @@ impl Desk {
                 Ok(Ok(Told::Client(client))) => (client, self.claim(client, limits)?),
                 Ok(Ok(Told::Balancer)) => (address, self.claim(address, limits)?),
                 Ok(Err(error)) => {
+                    self.reports.counts.failed(Failure::ProxyHeader);
                     self.warn(address, &error);
                     return None;
                 }
                 Err(elapsed) => {
+                    self.reports.counts.failed(Failure::TooSlow);
                     self.complain(address, &elapsed);
                     return None;
                 }
@@ -168,6 +173,7 @@ impl Desk {
             Claim::Now(share) => share,
             Claim::Later(waiting) => {
                 let Ok(Some(share)) = timeout_at(until, waiting.place()).await else {
+                    self.reports.counts.turned_away(Full::Source);
                     self.warn(address, &TOO_MANY);
                     turn_away(stream.socket());
                     return None;
@@ -183,6 +189,7 @@ impl Desk {
                 None
             }
             Err(elapsed) => {
+                self.reports.counts.failed(Failure::TooSlow);
                 self.complain(address, &elapsed);
                 None
             }
@@ -205,12 +212,15 @@ impl Desk {
     /// not speak TLS is not.
     fn refused(&self, address: SocketAddr, error: &std::io::Error) {
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
-        if matches!(
+        let is_certificate = matches!(
             cause,
             Some(rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidCertRevocationList(_))
-        ) {
+        );
+        if is_certificate {
+            self.reports.counts.failed(Failure::Certificate);
             self.warn(address, error);
         } else {
+            self.reports.counts.failed(if cause.is_some() { Failure::Tls } else { Failure::Gone });
             self.complain(address, error);
         }
     }

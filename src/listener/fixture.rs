@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{Limits, Malformed, Settings, bind, serve, tls_config};
+use super::{Counts, Limits, Malformed, Reports, Settings, bind, serve, tls_config};
 use crate::clock::Clock;
 use crate::domain::identity::{Peer, Shown};
 use crate::policy::tests::{GATEWAY, compile};
@@ -141,7 +141,10 @@ impl Gateway {
             clock,
             service,
             stop.clone(),
-            Box::new(move |_, why| report.send(why).unwrap_or_default()),
+            Reports {
+                counts: Counts::default(),
+                malformed: Box::new(move |_, why| report.send(why).unwrap_or_default()),
+            },
         ));
         Self { ca, revoked, address, stop, serving, held, arrived, dropped, malformed }
     }

@@ -29,6 +29,7 @@ use crate::policy;
 
 mod bind;
 mod connection;
+mod counts;
 #[cfg(test)]
 mod fixture;
 mod framing;
@@ -46,6 +47,8 @@ mod tls;
 pub use bind::{BindError, bind};
 use connection::Desk;
 pub use connection::converse;
+pub use counts::Counts;
+use counts::{Full, Open};
 pub use framing::Framed;
 pub use malformed::{Malformed, Verdict};
 use room::Room;
@@ -127,8 +130,13 @@ impl Settings {
 /// Tells the settings in force, at each connection anew.
 pub type InForce = Arc<dyn Fn() -> Arc<Settings> + Send + Sync>;
 
-/// Is told whose connection was refused as malformed, and why.
-pub type OnMalformed = Box<dyn Fn(IpAddr, Malformed) + Send + Sync>;
+/// What is told of connections.
+pub struct Reports {
+    /// What becomes of them.
+    pub counts: Counts,
+    /// Is told whose connection was refused as malformed, and why.
+    pub malformed: Box<dyn Fn(IpAddr, Malformed) + Send + Sync>,
+}
 
 /// Serves until `stop` is cancelled, then lets open requests finish within `limits.drain`, ends what is left, and
 /// returns. Dropping the future ends all connections at once.
@@ -138,7 +146,7 @@ pub async fn serve<S>(
     clock: Clock,
     service: S,
     stop: CancellationToken,
-    malformed: OnMalformed,
+    reports: Reports,
 ) where
     S: Service<Request<Incoming>, Response = Response<axum::body::Body>, Error = Infallible>
         + Clone
@@ -152,7 +160,7 @@ pub async fn serve<S>(
         stop: stop.clone(),
         warnings: Seldom::new(clock.clone(), COMPLAINT_PERIOD),
         complaints: Seldom::new(clock, COMPLAINT_PERIOD),
-        malformed,
+        reports,
     });
     let mut room = Room::default();
     let connections = TaskTracker::new();
@@ -166,7 +174,7 @@ pub async fn serve<S>(
         let arrival = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            arrival = arrival(&sockets, first, &room.places, &troubles) => arrival,
+            arrival = arrival(&sockets, first, &room.places, &desk.reports.counts, &troubles) => arrival,
         };
         let (permit, socket, address) = match arrival {
             Ok(arrival) => arrival,
@@ -189,8 +197,9 @@ pub async fn serve<S>(
             turn_away(&socket);
             continue;
         };
+        let place = (permit, desk.reports.counts.open());
         let attended = Arc::clone(&desk).attend(settings, socket, address, claim, service.clone());
-        connections.spawn(unless(abort.clone(), attended, permit));
+        connections.spawn(unless(abort.clone(), attended, place));
     }
 
     drop(sockets);
@@ -207,9 +216,11 @@ async fn arrival(
     sockets: &[TcpListener],
     first: usize,
     room: &Arc<Semaphore>,
+    counts: &Counts,
     troubles: &Seldom,
 ) -> io::Result<(OwnedSemaphorePermit, TcpStream, SocketAddr)> {
     if room.available_permits() == 0 {
+        counts.turned_away(Full::Overall);
         troubles.say(|left_out| tracing::warn!(left_out, "limits.connections is reached; new ones wait"));
     }
     let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
@@ -241,10 +252,14 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Sees a connection through unless `abort` is cancelled; its place is taken until then.
-async fn unless(abort: CancellationToken, attended: impl Future<Output = ()>, permit: OwnedSemaphorePermit) {
+async fn unless(
+    abort: CancellationToken,
+    attended: impl Future<Output = ()>,
+    place: (OwnedSemaphorePermit, Open),
+) {
     tokio::select! {
         () = abort.cancelled() => {}
         () = attended => {}
     }
-    drop(permit);
+    drop(place);
 }

@@ -13,6 +13,8 @@ use crate::domain::job::{JobId, JobView, State};
 use crate::domain::parameters::RawParameters;
 use crate::domain::submission::Submission;
 
+pub use crate::domain::submission::How;
+
 pub mod answer;
 pub mod frame;
 pub mod operate;
@@ -105,29 +107,6 @@ pub struct Submitted {
     pub state: State,
     /// Whether a job was made.
     pub how: How,
-}
-
-/// Whether a job was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
-    /// A new job.
-    Fresh,
-    /// The same message came before; nothing runs.
-    Duplicate,
-    /// An equal job waits: its run is this request's, too.
-    Coalesced,
-}
-
-impl How {
-    /// The word for it on record.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Fresh => "fresh",
-            Self::Duplicate => "duplicate",
-            Self::Coalesced => "coalesced",
-        }
-    }
 }
 
 /// Why nothing was stored.

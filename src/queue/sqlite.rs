@@ -218,6 +218,12 @@ impl Store {
         self.write_in_order(move |ledger: &mut Ledger<'_>| ledger.claim(Some(&file))).await
     }
 
+    /// How many jobs wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.outlook.borrow().waiting
+    }
+
     /// Returns once there are jobs that only a file holds, and others than when it returned `seen`.
     pub async fn held_unlike(&self, seen: Option<Held>) -> Held {
         let mut outlook = self.0.outlook.subscribe();

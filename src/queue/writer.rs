@@ -75,6 +75,8 @@ pub(super) struct Outlook {
     pub(super) held: Option<i64>,
     /// Whether a job has ended whose end is not on record elsewhere.
     pub(super) unrecorded: bool,
+    /// How many jobs wait.
+    pub(super) waiting: usize,
 }
 
 /// The writer's belongings.
@@ -229,6 +231,7 @@ impl Writer {
             next_ripe: ledger.next_ripe()?,
             held: ledger.last_held()?,
             unrecorded: ledger.has_unrecorded()?,
+            waiting: ledger.tally.waiting,
         };
         let tally = ledger.tally;
         self.connection.execute_batch("COMMIT")?;

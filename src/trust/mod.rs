@@ -224,6 +224,13 @@ impl Trust {
         Some(format!("the revocation list of {} has expired at {}", expired.issuer_name, expired.next_update))
     }
 
+    /// From when the oldest revocation list is, and until when all are in force; `None` where there are none.
+    #[must_use]
+    pub fn lists_in_force(&self) -> Option<(Timestamp, Timestamp)> {
+        let lists = || self.lists.iter().flatten();
+        lists().map(|list| list.this_update).min().zip(lists().map(|list| list.next_update).min())
+    }
+
     /// What handshakes verify client certificates with: the whole chain up to an anchor must be unrevoked by lists
     /// that are in force. Clients without a certificate are let through, for signatures to identify them.
     ///

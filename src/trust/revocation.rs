@@ -30,7 +30,7 @@ pub(super) struct RevocationList {
     /// The same, to be read by people.
     pub(super) issuer_name: String,
     /// From when it is.
-    this_update: Timestamp,
+    pub(super) this_update: Timestamp,
     /// Until when it is in force.
     pub(super) next_update: Timestamp,
     /// `cRLNumber`, RFC 5280 section 5.2.3, big-endian without leading zeros; old CAs give none.

@@ -53,6 +53,7 @@ fn the_readmes_first_policy_works_as_written() {
     assert!(written.contains("Hello, Gandalf\n"), "{written}");
     assert!(written.contains("It would be accepted") && written.contains("greet.toml:4"), "{written}");
     assert!(written.contains("policy: valid; routes: 1, keys: 1"), "{written}");
+    assert!(written.contains("{route=\"greet\",outcome=\"accepted\"} 1\n"), "{written}");
     assert!(written.contains("succeeded") && written.contains("audit.jsonl: whole"), "{written}");
 }
 

@@ -101,7 +101,8 @@ fn sign(messages: &[Message]) -> Vec<Headers> {
     signed.collect()
 }
 
-fn installed(part: &str) -> PathBuf {
+/// Where `tests/run` has put a part.
+pub fn installed(part: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/foreign").join(part);
     assert!(path.is_dir(), "{} is needed: tests/run installs it", path.display());
     path

@@ -26,6 +26,7 @@ mod jenkins;
 mod lifecycle;
 mod limits;
 mod live_output;
+mod metrics;
 mod odd_certificates;
 mod operators;
 mod oracle;

@@ -3,9 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bridgeward::domain::alarm::Alarm;
 use bridgeward::trust::mint::{Authority, Issued};
 use serde_json::{Value, json};
 
+use crate::metrics::scrape;
 use crate::support::*;
 
 const ROUTE: &str = "method = \"POST\"\npath = \"/x\"\npayload = \"none\"\n[[allow]]\nkey = [\"jenkins\"]\n[[allow]]\ncertname = [\"*.example.com\"]\n[run]\nsteps = [[\"/bin/true\"]]\nconcurrency = 4\n";
@@ -48,6 +50,12 @@ fn wait_for_alarm(site: &Site, wanted: Option<(&str, &str)>) {
             Some((name, part)) => alarms.iter().any(|(alarm, reason)| alarm == name && reason.contains(part)),
         };
         if found {
+            let shown = scrape(&site.path("admin.sock"));
+            for kind in Alarm::KINDS {
+                let stands = wanted.is_some_and(|(name, _)| name.split(' ').next() == Some(kind));
+                let value = shown.get(&format!("alarm{{kind=\"{kind}\"}}"));
+                assert!(value == f64::from(stands) || kind == "reload", "{kind}: {value}");
+            }
             return;
         }
         assert!(Instant::now() < deadline, "{wanted:?}, but {alarms:?}");

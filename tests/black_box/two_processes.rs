@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::metrics::scrape;
 use crate::support::*;
 
 const NOBODY: u32 = 65534;
@@ -299,6 +300,35 @@ fn i10_neither_log_can_be_cut_without_the_other_showing_it() {
         assert!(String::from_utf8_lossy(&cut.stderr).contains("its end was cut off"), "{cut:?}");
         std::fs::write(pair.site.path(file), text).unwrap();
     }
+}
+
+#[test]
+fn each_of_the_two_shows_what_it_counts_itself() {
+    let pair = Pair::new("");
+    let text = route(&pair, "");
+    pair.site.route("job", &text);
+    pair.site.write("work/routes/job.toml", &text.replace("max = 9999", "max = 1"), 0o644);
+    let (_workers, gate) = (pair.work(), pair.gate());
+    let [own, theirs] = ["gate/admin.sock", "work/admin.sock"].map(|socket| pair.site.path(socket));
+    let alarm = || scrape(&own).get("alarm{kind=\"disagreement\"}");
+    let send = |id: u32| gate.send(&gate.post("/job", &body(id)).request()).status;
+    assert_eq!((send(1), alarm()), (202, 0.0));
+    assert_eq!((send(2), alarm()), (503, 1.0));
+    assert_eq!((send(1), alarm()), (202, 0.0));
+    let [gate, work] = [scrape(&own), scrape(&theirs)];
+    for shown in [&gate, &work] {
+        assert_eq!(shown.get("decisions_total{route=\"job\",outcome=\"accepted\"}"), 2.0);
+        assert_eq!(shown.get("ready"), 1.0);
+    }
+    assert_eq!(gate.get("decisions_total{route=\"job\",outcome=\"not_stored\"}"), 1.0);
+    assert_eq!(work.get("submissions_turned_away_total"), 1.0);
+    let [gate, work] = [gate.families(), work.families()];
+    assert!(
+        gate.contains_key("bridgeward_connections_open") && !gate.contains_key("bridgeward_jobs_waiting")
+    );
+    assert!(
+        !work.contains_key("bridgeward_connections_open") && work.contains_key("bridgeward_jobs_waiting")
+    );
 }
 
 #[test]
