@@ -6,8 +6,8 @@ use std::fmt;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::info::Info;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::live::Live;
@@ -25,8 +25,10 @@ pub(super) fn registry(
     store: Option<&Store>,
 ) -> Registry {
     let mut registry = Registry::with_prefix("bridgeward");
-    let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-    registry.register("build", "The program that runs", version);
+    // A gauge, and not an info: not everything that reads the text form knows that type.
+    let build = Family::<[(&str, &str); 1], Gauge>::default();
+    build.get_or_create_owned(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+    registry.register("build_info", "The program that runs", build);
     let start = ConstGauge::new(clock.now().as_second());
     registry.register_with_unit("start_time", "When the process began", Unit::Seconds, start);
     recorder.register(&mut registry);

@@ -49,15 +49,20 @@ where
     while !stop.is_cancelled() {
         let ended = AbortOnDropHandle::new(tokio::spawn(watching())).await;
         if !stop.is_cancelled() {
-            recorder.raise(Alarm::Watch, broken(ended.err()));
+            recorder.raise(Alarm::Watch, broken(ended.err().as_ref()));
             stop.run_until_cancelled(sleep(EVERY)).await;
         }
     }
 }
 
-fn broken(why: Option<JoinError>) -> String {
-    let why = why.map_or_else(|| "it ended".to_owned(), |error| error.to_string());
-    format!("certificates, keys, secrets and revocation lists are not looked at; please report this: {why}")
+/// The same words each time, so that what goes on happening is one alarm.
+fn broken(why: Option<&JoinError>) -> String {
+    let how = if why.is_some_and(JoinError::is_panic) {
+        "an internal error, of which the log says more"
+    } else {
+        "it ended"
+    };
+    format!("certificates, keys, secrets and revocation lists are not looked at; please report it: {how}")
 }
 
 async fn look_on(live: Live, stop: CancellationToken) {
@@ -77,15 +82,15 @@ async fn look_on(live: Live, stop: CancellationToken) {
         let (look, differs) = match looked.await {
             Ok(looked) => looked,
             Err(error) => {
-                live.recorder().raise(Alarm::Watch, broken(Some(error)));
+                live.recorder().raise(Alarm::Watch, broken(Some(&error)));
                 continue;
             }
         };
-        live.recorder().clear(&Alarm::Watch);
         if seen.is_due(&look, differs) {
             live.renew(&policy, look).await;
         }
         live.review();
+        live.recorder().clear(&Alarm::Watch);
     }
 }
 
@@ -143,7 +148,7 @@ mod tests {
                         let alarms = recorder.alarms();
                         let reason = &alarms[&Alarm::Watch];
                         assert!(
-                            reason.contains("panicked") && reason.contains("are not looked at"),
+                            reason.contains("internal error") && reason.contains("are not looked at"),
                             "{reason}"
                         );
                     }

@@ -60,7 +60,6 @@ impl Scrape {
         let types = self.text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
         let named = types.map(|(name, kind)| match kind {
             "counter" => (format!("{name}_total"), kind.to_owned()),
-            "info" => (format!("{name}_info"), kind.to_owned()),
             _ => (name.to_owned(), kind.to_owned()),
         });
         named.collect()
