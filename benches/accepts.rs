@@ -14,6 +14,8 @@ use std::io::Write as _;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+#[path = "load/cpu.rs"]
+mod cpu;
 #[path = "load/figures.rs"]
 mod figures;
 #[path = "load/report.rs"]
@@ -29,8 +31,6 @@ use sender::Target;
 use signing::Key;
 use site::Site;
 
-/// Ticks of /proc in a second, on all of Linux's platforms that this runs on.
-const USER_HZ: u64 = 100;
 const SENDERS: usize = 64;
 const WARM_UP: Duration = Duration::from_secs(1);
 const MEASURED: Duration = Duration::from_secs(5);
@@ -133,18 +133,9 @@ fn accepts(site: &Site) -> Accepts {
             rate,
             p50: figures::percentile(&mut times, 0.5),
             p99: figures::percentile(&mut times, 0.99),
-            cpu: cpu(gateway.child.id()) / all,
+            cpu: cpu::of(gateway.child.id()) / all,
         }
     }))
-}
-
-/// CPU time that a process has used until now.
-fn cpu(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // After the program's name in parentheses: utime and stime are fields 14 and 15 of all (proc(5)).
-    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
-    Duration::from_millis(ticks * 1000 / USER_HZ)
 }
 
 /// How many appends of a page the file system makes durable in a second, one after the other.
