@@ -1,7 +1,7 @@
 //! Invariant I7, in the large: while strangers hold all they can get, the gateway rests, and whoever is good is answered.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
@@ -290,15 +290,6 @@ fn i7_five_hundred_nodes_that_shake_hands_at_once_behind_one_address_are_all_ans
     assert!(runs < NODES / 5, "{runs} runs");
 }
 
-/// A connection from another address of this machine.
-fn connect_from(source: [u8; 4], gateway: &Running) -> TcpStream {
-    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
-    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    bind(&socket, &SocketAddr::from((source, 0))).unwrap();
-    connect(&socket, &gateway.address).unwrap();
-    TcpStream::from(socket)
-}
-
 /// How many connections the other end has not ended.
 fn open(sockets: &[TcpStream]) -> usize {
     let is_open = |socket: &&TcpStream| {
@@ -321,8 +312,7 @@ fn i7_whoever_waits_for_a_place_is_bounded_and_in_nobodys_way() {
         std::thread::sleep(Duration::from_millis(10));
     }
     let begin = Instant::now();
-    let socket = connect_from([127, 0, 0, 2], &gateway);
-    let mut good = Tls::greet(socket, &[], &site.ca_pem, None).unwrap();
+    let mut good = Tls::greet(gateway.socket_from([127, 0, 0, 2]), &[], &site.ca_pem, None).unwrap();
     assert_eq!(good.ask(&gateway.post("/x", "1").request()).status, 202);
     println!("another address was answered after {:?}", begin.elapsed());
     assert_eq!(open(&silent), most, "nobody was let go for it");

@@ -161,6 +161,12 @@ fn what_is_not_well_framed_is_refused_once_and_ends_the_connection() {
             "{line}: {answers:?}"
         );
     }
+    // HTTP/1.0 knows no encodings.
+    let mut tls = gateway.connect();
+    let encoded = "POST /x HTTP/1.0\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    let _ = tls.write(format!("{encoded}{smuggled}").as_bytes());
+    let answered = answers(&tls.rest());
+    assert!(answered.len() < 2 && answered.iter().all(|answer| answer.contains(" 400 ")), "{answered:?}");
     let mut tls = gateway.connect();
     let _ = tls.write(format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{smuggled}").as_bytes());
     assert!(answers(&tls.rest()).is_empty());

@@ -136,6 +136,56 @@ fn i7_slow_callers_are_ended() {
 }
 
 #[test]
+fn i7_a_handshake_that_trickles_in_is_ended() {
+    let site = site("handshake = \"400ms\"");
+    let gateway = site.serve();
+    let mut slow = std::net::TcpStream::connect(gateway.address).unwrap();
+    // The beginning of a record that would hold a ClientHello of 512 bytes, and then one byte after the other.
+    std::io::Write::write_all(&mut slow, &[22, 3, 1, 2, 0, 1, 0, 1, 0xfc]).unwrap();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let mut sent = 0;
+    while std::io::Write::write_all(&mut slow, &[3]).is_ok() {
+        sent += 1;
+        assert!(sent < 500 && std::time::Instant::now() < deadline, "it may take as long as it likes");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn i7_a_head_is_bounded_in_fields_and_bytes() {
+    let site = site("");
+    let gateway = site.serve();
+    let fields = |count: usize| -> String { (1..count).map(|field| format!("x-{field}: y\r\n")).collect() };
+    let bytes = |count: usize| format!("x: {}\r\n", "y".repeat(count));
+    for (lines, taken) in [
+        (fields(64), true),
+        (fields(65), false),
+        (bytes(16_000), true),
+        // The largest is 16 KiB, with all that belongs to it.
+        (bytes(16 * 1024), false),
+    ] {
+        let mut tls = gateway.connect();
+        let _ = tls.write(format!("GET /x HTTP/1.1\r\nhost: localhost\r\n{lines}\r\n").as_bytes());
+        match tls.read() {
+            Ok(response) if taken => {
+                assert!(response.is_wall() && response.header("connection").is_none(), "{response:?}");
+                continue;
+            }
+            Ok(response) => {
+                assert_eq!(
+                    (response.status, response.header("connection")),
+                    (431, Some("close")),
+                    "{response:?}"
+                );
+            }
+            // The answer may be lost when the connection ends with bytes that nobody has read.
+            Err(error) => assert!(!taken, "{error}"),
+        }
+        assert!(tls.is_closed());
+    }
+}
+
+#[test]
 fn i7_a_connection_is_idle_again_after_an_answer_that_took_longer_than_every_timer() {
     let site = Site::with_limits("headers = \"200ms\"\nidle = \"300ms\"");
     let slow = ROUTE.replace("[\"/bin/true\"]", "[\"/bin/sleep\", \"1\"]") + "respond = \"result\"\n";

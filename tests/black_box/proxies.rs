@@ -1,7 +1,7 @@
 //! Behind a load balancer: the PROXY protocol's word counts, from the networks that the policy names and from nowhere else.
 
 use std::io::Read as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::Ipv6Addr;
 
 use crate::support::*;
 
@@ -23,17 +23,16 @@ fn header(command: u8, client: [u8; 4], more: &[u8]) -> Vec<u8> {
     [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, 0x11], &length[..], &rest].concat()
 }
 
-/// A connection from this address of the loopback network.
-fn from(local: [u8; 4], gateway: &Running) -> TcpStream {
-    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
-    let descriptor = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    bind(&descriptor, &SocketAddr::new(IpAddr::V4(Ipv4Addr::from(local)), 0)).unwrap();
-    connect(&descriptor, &gateway.address).unwrap();
-    descriptor.into()
+/// The same for a client over IPv6.
+fn header_v6(client: &str) -> Vec<u8> {
+    let client: Ipv6Addr = client.parse().unwrap();
+    let rest = [&client.octets()[..], &Ipv6Addr::LOCALHOST.octets(), &[0xd4, 0x31, 0x20, 0xfb]].concat();
+    let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
+    [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[0x21, 0x21], &length[..], &rest].concat()
 }
 
 fn through(gateway: &Running, before: &[u8], ca: &str) -> std::io::Result<Tls> {
-    Tls::greet(from([127, 0, 0, 1], gateway), before, ca, None)
+    Tls::greet(gateway.socket_from([127, 0, 0, 1]), before, ca, None)
 }
 
 #[test]
@@ -67,7 +66,8 @@ fn a_load_balancer_tells_whom_it_speaks_for() {
         .wait_for(|line| line.contains("no PROXY protocol header, version 2, from a trusted proxy"))
         .unwrap();
     // From elsewhere it is no TLS, and without it a client speaks for itself.
-    let elsewhere = |before: &[u8]| Tls::greet(from([127, 0, 0, 2], &gateway), before, &site.ca_pem, None);
+    let elsewhere =
+        |before: &[u8]| Tls::greet(gateway.socket_from([127, 0, 0, 2]), before, &site.ca_pem, None);
     assert!(elsewhere(&header(0x21, [198, 51, 100, 7], &[])).is_err());
     assert!(elsewhere(&[]).unwrap().ask(&gateway.post("/x", "1").request()).is_wall());
     gateway.stop();
@@ -94,11 +94,31 @@ fn i7_clients_behind_a_load_balancer_are_counted_one_by_one() {
     assert!(other.ask(&gateway.get("/x")).is_wall());
     // Who says nothing, or half of it, is not waited for.
     for half in [&[][..], &header(0x21, [198, 51, 100, 3], &[])[..20]] {
-        let mut silent = from([127, 0, 0, 1], &gateway);
+        let mut silent = gateway.socket_from([127, 0, 0, 1]);
         std::io::Write::write_all(&mut silent, half).unwrap();
         silent.set_read_timeout(Some(PATIENCE)).unwrap();
         let ended = silent.read(&mut [0]);
         let waited = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
         assert!(!ended.as_ref().is_err_and(waited) && !ended.is_ok_and(|read| read > 0), "it is still open");
     }
+}
+
+#[test]
+fn i7_an_ipv6_network_of_one_customer_is_one_source() {
+    let site = site("requests_per_source = \"2/h\"");
+    let gateway = site.serve();
+    let ask = |before: &[u8]| through(&gateway, before, &site.ca_pem).unwrap().ask(&gateway.get("/x")).status;
+    for (client, status) in [
+        ("2001:db8:1:2::1", 404),
+        ("2001:db8:1:2:ffff::9", 404),
+        ("2001:db8:1:2:3::", 429),
+        ("2001:db8:1:3::1", 404),
+    ] {
+        assert_eq!(ask(&header_v6(client)), status, "{client}");
+    }
+    // IPv4 that is written as IPv6 is IPv4.
+    assert_eq!(ask(&header_v6("::ffff:198.51.100.7")), 404);
+    assert_eq!(ask(&header(0x21, [198, 51, 100, 7], &[])), 404);
+    assert_eq!(ask(&header_v6("::ffff:198.51.100.7")), 429);
+    assert_eq!(ask(&header_v6("::ffff:198.51.100.8")), 404);
 }

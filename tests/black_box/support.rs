@@ -245,6 +245,15 @@ impl Running {
         self.child.wait().unwrap()
     }
 
+    /// A connection from this address of the loopback network, nothing said on it.
+    pub fn socket_from(&self, local: [u8; 4]) -> TcpStream {
+        use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+        let descriptor = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&descriptor, &SocketAddr::from((local, 0))).unwrap();
+        connect(&descriptor, &self.address).unwrap();
+        descriptor.into()
+    }
+
     pub fn connect(&self) -> Tls {
         self.try_connect(None).unwrap()
     }
