@@ -18,7 +18,10 @@ const MARKS: [&str; 2] = ["trusted.delegate", "user.delegate"];
 /// When there is none, or it cannot be seen from here; the text says which.
 pub(super) fn own() -> Result<PathBuf, String> {
     let read = |path: &str| fs::read(path).map_err(|error| format!("`{path}`: {error}"));
-    find(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)
+    let (group, found) = find(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)?;
+    // What another mount hides is not there.
+    let seen = found.into_iter().find(|path| path.join("cgroup.procs").exists());
+    seen.ok_or_else(|| format!("the control group `{}` is mounted nowhere", group.display()))
 }
 
 /// # Errors
@@ -38,15 +41,14 @@ pub(super) fn is_delegated(directory: &Path) -> Result<(), String> {
     ))
 }
 
-/// From the texts of `/proc/self/cgroup` and `/proc/self/mountinfo`.
-fn find(groups: &[u8], mounts: &[u8]) -> Result<PathBuf, String> {
+/// The group, and where it should be seen, from the texts of `/proc/self/cgroup` and `/proc/self/mountinfo`.
+fn find(groups: &[u8], mounts: &[u8]) -> Result<(PathBuf, Vec<PathBuf>), String> {
     let mut lines = groups.split(|byte| *byte == b'\n');
     let Some(group) = lines.find_map(|line| line.strip_prefix(b"0::")) else {
         return Err("this machine has no control groups of version 2".into());
     };
     let group = PathBuf::from(OsString::from_vec(group.to_vec()));
-    // A later mount may hide an earlier one.
-    let found = mounts.split(|byte| *byte == b'\n').rev().find_map(|line| {
+    let found = mounts.split(|byte| *byte == b'\n').filter_map(|line| {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
         let dash = fields.iter().position(|field| *field == b"-")?;
         if *fields.get(dash + 1)? != b"cgroup2" {
@@ -55,9 +57,12 @@ fn find(groups: &[u8], mounts: &[u8]) -> Result<PathBuf, String> {
         // What lies outside of a mount, or of this process's namespace, begins with `..`.
         let below = group.strip_prefix(path(fields.get(3)?)).ok()?;
         let is_within = !below.components().any(|part| part == std::path::Component::ParentDir);
-        is_within.then(|| path(fields[4]).join(below))
+        let mount = path(fields.get(4)?);
+        // Joining nothing would end in a slash.
+        is_within.then(|| mount.components().chain(below.components()).collect())
     });
-    found.ok_or_else(|| format!("the control group `{}` is mounted nowhere", group.display()))
+    let found = found.collect();
+    Ok((group, found))
 }
 
 /// A path of mountinfo, in which blanks and backslashes are octal.
@@ -79,8 +84,9 @@ mod tests {
 
     const HYBRID: &[u8] = b"1:name=systemd:/a\n0::/system.slice/bridgeward.service\n";
 
-    fn found(groups: &[u8], mounts: &str) -> Option<String> {
-        find(groups, mounts.as_bytes()).ok().map(|path| path.to_str().unwrap().to_owned())
+    fn found(groups: &[u8], mounts: &str) -> Vec<String> {
+        let (_, found) = find(groups, mounts.as_bytes()).unwrap();
+        found.into_iter().map(|path| path.to_str().unwrap().to_owned()).collect()
     }
 
     #[test]
@@ -89,25 +95,25 @@ mod tests {
         let hybrid = "37 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
                       38 31 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
         let service = "system.slice/bridgeward.service";
-        assert_eq!(found(HYBRID, unified), Some(format!("/sys/fs/cgroup/{service}")));
-        assert_eq!(found(HYBRID, hybrid), Some(format!("/sys/fs/cgroup/unified/{service}")));
+        assert_eq!(found(HYBRID, unified), [format!("/sys/fs/cgroup/{service}")]);
+        assert_eq!(found(HYBRID, hybrid), [format!("/sys/fs/cgroup/unified/{service}")]);
         let part = "38 31 0:28 /system.slice /mnt/a\\040b\\134x2d rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(found(HYBRID, part).as_deref(), Some("/mnt/a b\\x2d/bridgeward.service"));
-        let hidden = format!("{unified}{}", unified.replace("/sys/fs/cgroup", "/new"));
-        assert_eq!(found(HYBRID, &hidden), Some(format!("/new/{service}")));
-        let root = find(b"0::/\n", unified.as_bytes()).unwrap();
-        assert_eq!(root, Path::new("/sys/fs/cgroup"));
+        assert_eq!(found(HYBRID, part), ["/mnt/a b\\x2d/bridgeward.service"]);
+        let twice = format!("{unified}{}", unified.replace("/sys/fs/cgroup", "/new"));
+        assert_eq!(found(HYBRID, &twice), [format!("/sys/fs/cgroup/{service}"), format!("/new/{service}")]);
+        assert_eq!(found(b"0::/\n", unified), ["/sys/fs/cgroup"]);
     }
 
     #[test]
     fn what_cannot_be_seen_is_not_found() {
+        let nothing = Vec::<String>::new();
         let other = "38 31 0:28 /user.slice /mnt rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(found(HYBRID, other), None);
-        assert_eq!(found(HYBRID, "38 31 0:28 / /sys/fs/cgroup rw - cgroup cgroup rw,cpu\n"), None);
+        assert_eq!(found(HYBRID, other), nothing);
+        assert_eq!(found(HYBRID, "38 31 0:28 / /sys/fs/cgroup rw - cgroup cgroup rw,cpu\n"), nothing);
         let unified = "25 30 0:23 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(found(b"0::/../elsewhere\n", unified), None);
-        assert_eq!(found(b"4:memory:/a\n", unified), None);
-        assert_eq!(found(HYBRID, "25 30 0:23 / -\n"), None);
+        assert_eq!(found(b"0::/../elsewhere\n", unified), nothing);
+        assert_eq!(found(HYBRID, "25 30 0:23 / -\n"), nothing);
+        assert!(find(b"4:memory:/a\n", unified.as_bytes()).is_err());
     }
 
     #[test]

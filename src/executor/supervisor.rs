@@ -80,7 +80,7 @@ struct Supervisor<'a> {
     /// Where control groups are to be had.
     groups: Option<Series<'a>>,
     /// The one that the tree is in.
-    group: Option<Group>,
+    group: Option<Group<'a>>,
     /// Frames that are sent together, because one wakes the worker as well as two.
     events: Vec<u8>,
 }

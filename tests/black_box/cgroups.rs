@@ -40,7 +40,7 @@ impl Hierarchy {
         let own = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
         let path = self.0.join(own).join(format!("bridgeward-test-{}-{name}", fresh_nonce()));
         fs::create_dir(&path).unwrap();
-        Group(path)
+        Group(path, self.0.clone())
     }
 }
 
@@ -50,8 +50,8 @@ impl Drop for Hierarchy {
     }
 }
 
-/// A group, until it is dropped: then all that is in it is killed.
-struct Group(PathBuf);
+/// A group and the place of its hierarchy, until it is dropped: then all that is in it is killed.
+struct Group(PathBuf, PathBuf);
 
 impl Group {
     /// As systemd does it for `Delegate=yes`.
@@ -69,11 +69,16 @@ impl Group {
         groups.map(|entry| entry.file_name().into_string().unwrap()).collect()
     }
 
-    /// A command that goes into this group and then does what `arguments` say.
+    /// A command that goes into this group, sees the hierarchy where machines have it, as its own and writable, and then
+    /// does what `arguments` say.
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(self.0.join("cgroup.procs"));
-        command.args(arguments);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let usual = mounts.lines().find(|line| line.contains(" - cgroup2 ")).unwrap();
+        let usual = usual.split(' ').nth(4).unwrap();
+        let script = "mount --bind \"$1\" \"$2\" && shift 2 && echo $$ > \"$0\" && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "/bin/sh", "-c", script]);
+        command.arg(self.0.join("cgroup.procs")).arg(&self.1).arg(usual).args(arguments);
         command
     }
 }

@@ -107,7 +107,7 @@ pub fn serve() -> io::Result<()> {
         }
         None => Err("it is for no queue".into()),
     };
-    let told = groups.as_ref().map(|groups| groups.directory().to_owned()).map_err(String::clone);
+    let told = groups.as_ref().map(|groups| groups.path().to_owned()).map_err(String::clone);
     frame::send(&worker, &Report::Ready { groups: told })?;
     let (worker, groups, supervisors, ended) = (Some(worker), groups.ok(), HashMap::new(), Vec::new());
     Service { worker, is_over: false, news, _lock: lock, groups, supervisors, ended }.run()
