@@ -40,8 +40,9 @@ pub(super) fn tell(record: &Record) {
         }
         Record::Started { job, route, identity, rule, step, argv, tree, landlock } => {
             let identity = identity.to_string();
-            let landlock = landlock.map(tracing::field::debug);
-            tracing::info!(%job, %route, identity, rule, step, ?argv, ?tree, landlock, "started");
+            let tree: &str = (*tree).into();
+            let landlock = landlock.map(|landlock| <&str>::from(landlock.enforced));
+            tracing::info!(%job, %route, identity, rule, step, ?argv, tree, landlock, "started");
         }
         Record::Ended { job, route, step, exit } => {
             let exit = exit.to_string();

@@ -227,12 +227,21 @@ pub enum Record {
 
 /// What a process tree is ended by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(into = "&'static str")]
 pub enum Keeper {
     /// The kernel, with the control group that the command was born in, and a subreaper.
     Cgroup,
     /// A subreaper, as far as it may signal what has gained other rights.
     Subreaper,
+}
+
+impl From<Keeper> for &'static str {
+    fn from(value: Keeper) -> Self {
+        match value {
+            Keeper::Cgroup => "cgroup",
+            Keeper::Subreaper => "subreaper",
+        }
+    }
 }
 
 /// How the kernel holds a command to the paths that it may write below.
@@ -246,7 +255,7 @@ pub struct Landlock {
 
 /// How much of what was asked for holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(into = "&'static str")]
 pub enum Enforced {
     /// All of it.
     Fully,
@@ -254,6 +263,16 @@ pub enum Enforced {
     Partially,
     /// Nothing.
     Not,
+}
+
+impl From<Enforced> for &'static str {
+    fn from(value: Enforced) -> Self {
+        match value {
+            Enforced::Fully => "fully",
+            Enforced::Partially => "partially",
+            Enforced::Not => "not",
+        }
+    }
 }
 
 /// Why a policy is loaded.

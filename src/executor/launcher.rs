@@ -105,6 +105,17 @@ pub struct Call<'a> {
     pub input: Option<&'a Input>,
 }
 
+/// A command that can be ordered, and the supervisor that will start it.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    launcher: Launcher,
+    order: Order,
+    beside: Vec<OwnedFd>,
+    output: Receiver,
+    supervisor: Supervisor,
+    is_new: bool,
+}
+
 impl Launcher {
     /// Starts the launcher of the worker of the queue `file`. It does nothing before all that a former worker of that
     /// queue has started is gone.
@@ -182,47 +193,71 @@ impl Launcher {
         }
     }
 
-    /// Orders a supervisor to start a command. Whether it did is the first that the tree tells.
+    /// Takes all that this process needs to order a command, which then needs nothing more of it.
     ///
     /// # Errors
-    /// When there is no supervisor to be had, or the order is too long.
-    pub(super) async fn launch(&self, call: &Call<'_>) -> Result<Started, NotStarted> {
+    /// When it cannot be had.
+    pub(super) async fn prepare(&self, call: &Call<'_>) -> Result<Prepared, NotStarted> {
         let Call { argv, conditions, input } = *call;
         let input = input.map(Input::open).transpose()?;
-        let has_input = input.is_some();
         let conditions = Box::new(conditions.clone());
-        let order = Order::Start { argv: argv.to_list(), conditions, has_input };
+        let order = Order::Start { argv: argv.to_list(), conditions, has_input: input.is_some() };
         let (reader, writer) = io::pipe()?;
         let output = Receiver::from_owned_fd(reader.into())?;
-        let beside: Vec<_> = [writer.as_fd()].into_iter().chain(input.as_ref().map(AsFd::as_fd)).collect();
-        loop {
-            let idle = self.idle().pop();
-            let is_new = idle.is_none();
-            let mut supervisor = match idle {
-                Some(supervisor) => supervisor,
-                None => self.hire().await?,
-            };
-            match supervisor.link.send(&order, &beside).await {
-                Ok(()) => {
-                    return Ok(Started { tree: Tree::of(supervisor, self.clone()), output });
-                }
-                // Somebody killed it while it had nothing to do; another one will do.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe && !is_new => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let beside = [Some(writer.into()), input].into_iter().flatten().collect();
+        let idle = self.idle().pop();
+        let is_new = idle.is_none();
+        let supervisor = match idle {
+            Some(supervisor) => supervisor,
+            None => self.hire().await?,
+        };
+        Ok(Prepared { launcher: self.clone(), order, beside, output, supervisor, is_new })
     }
 
     async fn hire(&self) -> Result<Supervisor, NotStarted> {
         let (link, conversation) = Link::pair()?;
         let (told, fate) = oneshot::channel();
         let wished = self.0.wishes.send(Wish { conversation, fate: told }).await;
-        wished.map_err(|_| NotStarted::because("the launcher of commands has ended"))?;
+        // The next worker's may start it.
+        wished.map_err(|_| NotStarted {
+            reason: "the launcher of commands has ended".into(),
+            is_shortage: true,
+        })?;
         Ok(Supervisor { link, fate })
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Supervisor>> {
         self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Prepared {
+    /// Orders the command to be started. Whether it was is the first that the tree tells.
+    ///
+    /// # Errors
+    /// When there is no supervisor to be had any more, or the order is too long.
+    pub(super) async fn start(mut self) -> Result<Started, NotStarted> {
+        let beside: Vec<_> = self.beside.iter().map(AsFd::as_fd).collect();
+        loop {
+            match self.supervisor.link.send(&self.order, &beside).await {
+                Ok(()) => {
+                    let tree = Tree::of(self.supervisor, self.launcher);
+                    return Ok(Started { tree, output: self.output });
+                }
+                // Somebody killed it while it had nothing to do; another one will do.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe && !self.is_new => {
+                    self.supervisor = self.launcher.hire().await?;
+                    self.is_new = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    return Err(match self.supervisor.fate.await {
+                        Ok(Fate::Refused(why)) => why,
+                        Ok(Fate::Gone) | Err(_) => error.into(),
+                    });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 

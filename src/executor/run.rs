@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::input::Input;
-use super::launcher::{Call, Launcher};
+use super::launcher::{Call, Launcher, Prepared};
 use super::output::Room;
 use super::persist::GivenUp;
 use super::shortage::{NotStarted, Shortage};
@@ -102,6 +102,12 @@ impl Plan {
     }
 }
 
+/// What a step needs before it is written down.
+struct Ready {
+    command: Prepared,
+    landlock: Option<Landlock>,
+}
+
 /// Why a step is not even written down.
 enum NotReady {
     /// No job may start any more.
@@ -112,26 +118,27 @@ enum NotReady {
 
 impl Plan {
     /// Waits until the system has room for what comes before the start of a step: a look at all programs that are still
-    /// to come, so that a run with a hole in it does nothing by halves, and the body where commands can read it.
+    /// to come, so that a run with a hole in it does nothing by halves, and all that this process needs to start one.
     async fn prepare(
         &self,
         index: usize,
         input: &mut Option<Input>,
+        launcher: &Launcher,
         ledger: &impl Ledger,
         interrupt: &CancellationToken,
-    ) -> Result<Option<Landlock>, NotReady> {
-        let mut shortage = Shortage::of("what a run needs");
+    ) -> Result<Ready, NotReady> {
+        let mut shortage = Shortage::of("what comes before a start");
         loop {
-            let short = match self.try_to_prepare(index, input).await {
-                Ok(landlock) => return Ok(landlock),
+            let short = match self.try_to_prepare(index, input, launcher).await {
+                Ok(ready) => return Ok(ready),
                 Err(problem) if !problem.is_shortage => return Err(NotReady::Problem(problem.reason)),
                 Err(short) => short,
             };
             tokio::select! {
                 biased;
-                // What has not started stays for the next worker.
-                () = ledger.closing().cancelled(), if index == 0 => return Err(NotReady::Closing),
                 () = interrupt.cancelled() => return Err(NotReady::Interrupted),
+                // Nothing runs that could finish: it is the next worker's.
+                () = ledger.closing().cancelled() => return Err(NotReady::Closing),
                 () = shortage.pause(&short) => {}
             }
         }
@@ -141,13 +148,21 @@ impl Plan {
         &self,
         index: usize,
         input: &mut Option<Input>,
-    ) -> Result<Option<Landlock>, NotStarted> {
+        launcher: &Launcher,
+    ) -> Result<Ready, NotStarted> {
         program::all_stand(&self.steps[index..]).await?;
         if let (None, Some(body)) = (&input, &self.body) {
             let held = Input::holding(body);
             *input = Some(held.map_err(|error| NotStarted::by("there is no room for the body", &error))?);
         }
-        self.conditions.restrictions.writable.as_ref().map(|_| rights::landlock()).transpose()
+        let writable = &self.conditions.restrictions.writable;
+        let landlock = writable.as_ref().map(|_| rights::landlock()).transpose()?;
+        let command = launcher.prepare(&self.call(index, input.as_ref())).await?;
+        Ok(Ready { command, landlock })
+    }
+
+    fn call<'a>(&'a self, index: usize, input: Option<&'a Input>) -> Call<'a> {
+        Call { argv: &self.steps[index], conditions: &self.conditions, input }
     }
 }
 
@@ -181,8 +196,9 @@ pub(super) async fn execute(
         let has_run = index > 0;
         let interrupted =
             || Ending::because(State::Interrupted, format!("the worker stopped before step {step}"));
-        let landlock = match plan.prepare(index, &mut input, ledger, interrupt).await {
-            Ok(landlock) => landlock,
+        let ready = plan.prepare(index, &mut input, launcher, ledger, interrupt).await;
+        let Ready { mut command, landlock } = match ready {
+            Ok(ready) => ready,
             Err(NotReady::Closing) => return Ending::Left,
             Err(NotReady::Interrupted) => return interrupted(),
             Err(NotReady::Problem(problem)) => {
@@ -203,20 +219,31 @@ pub(super) async fn execute(
         }
         room.begin(step, argv);
         let patience = Patience { time, stop_grace: plan.stop_grace };
-        let call = Call { argv, conditions: &plan.conditions, input: input.as_ref() };
-        let mut shortage = Shortage::of("the command");
+        let mut shortage = Shortage::of("a start");
         let (began, ended) = loop {
             let began = Instant::now();
-            match step::execute(launcher, &call, patience, step, &mut room, interrupt).await {
+            let short = match step::follow(command, patience, step, &mut room, interrupt).await {
                 Ok(ended) => break (began, ended),
                 Err(error) if !error.is_shortage => {
                     return Ending::because(State::Failed, format!("step {step}: {error}"));
                 }
-                Err(short) => tokio::select! {
-                    () = interrupt.cancelled() => return interrupted(),
-                    () = shortage.pause(&short) => {}
-                },
+                Err(short) => short,
+            };
+            tokio::select! {
+                biased;
+                () = interrupt.cancelled() => return interrupted(),
+                () = ledger.closing().cancelled() => return Ending::Left,
+                () = shortage.pause(&short) => {}
             }
+            let again = plan.prepare(index, &mut input, launcher, ledger, interrupt).await;
+            command = match again {
+                Ok(ready) => ready.command,
+                Err(NotReady::Closing) => return Ending::Left,
+                Err(NotReady::Interrupted) => return interrupted(),
+                Err(NotReady::Problem(problem)) => {
+                    return Ending::because(State::Failed, format!("step {step}: {problem}"));
+                }
+            };
         };
         time = time.saturating_sub(began.elapsed());
         let (exit, interrupted) = (ended.exit, ended.interrupted);

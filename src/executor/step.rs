@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::launcher::{Call, Launcher, NotStarted, Started, Tree};
+use super::launcher::{Call, Launcher, NotStarted, Prepared, Started, Tree};
 use super::output::{Output, Room};
 use crate::domain::job::Exit;
 
@@ -57,7 +57,18 @@ pub async fn execute(
     room: &mut Room,
     interrupt: &CancellationToken,
 ) -> Result<Ended, NotStarted> {
-    let Started { mut tree, output } = launcher.launch(call).await?;
+    follow(launcher.prepare(call).await?, patience, step, room, interrupt).await
+}
+
+/// Runs a command for which everything is ready; see [`execute`].
+pub(super) async fn follow(
+    prepared: Prepared,
+    patience: Patience,
+    step: usize,
+    room: &mut Room,
+    interrupt: &CancellationToken,
+) -> Result<Ended, NotStarted> {
+    let Started { mut tree, output } = prepared.start().await?;
     let mut output = Output::new(output, step, room);
 
     let cut = reading(&mut output, cut_or_end(&mut tree, patience.time, interrupt)).await;

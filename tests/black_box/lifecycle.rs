@@ -167,6 +167,18 @@ fn a_stop_does_not_wait_for_jobs_that_stay_queued() {
 }
 
 #[test]
+fn a_gateway_without_a_null_device_says_that_this_is_what_is_missing() {
+    let site = Site::new();
+    site.route("run", &SLOW.replace('@', "/bin/true"));
+    let mut command = std::process::Command::new("unshare");
+    let script = "mount -t tmpfs none /dev && exec \"$0\" serve --log-format json --policy \"$1\"";
+    command.args(["--mount", "/bin/sh", "-c", script, BINARY]).arg(site.dir.path());
+    let log = site.try_start(command).err().unwrap();
+    assert!(log.contains("`/dev/null` cannot be opened"), "{log}");
+    assert!(!log.contains("/proc/self/exe"), "{log}");
+}
+
+#[test]
 fn a_log_that_nobody_reads_holds_up_nothing() {
     let site = Site::new();
     site.route("slow", &SLOW.replace('@', "/bin/true"));

@@ -40,6 +40,7 @@ mod renewal;
 mod rights;
 mod scanners;
 mod senders;
+mod shortage;
 mod signed;
 mod support;
 mod trees;

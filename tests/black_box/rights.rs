@@ -90,6 +90,46 @@ fn another_user_cannot_end_what_watches_over_it_and_is_ended_by_it() {
 }
 
 #[test]
+fn workers_that_cannot_become_the_user_of_a_route_do_not_start_and_a_gate_alone_does() {
+    is_root();
+    let site = Site::new();
+    site.configure("[admin]\nwork_socket = \"admin.sock\"");
+    let text = std::fs::read_to_string(site.path("gateway.toml")).unwrap();
+    site.write("gateway.toml", &text.replace("[queue]", "[queue]\nsocket = \"queue.sock\""), 0o644);
+    site.route("run", &format!("{ROUTE}steps = [[\"/bin/true\"]]\nuser = \"daemon\""));
+    let own = site.path("bridgeward");
+    std::fs::copy(BINARY, &own).unwrap();
+    for name in ["", "server.key", "jenkins.secret", "jenkins.next"] {
+        std::os::unix::fs::chown(site.path(name), Some(65534), Some(65534)).unwrap();
+    }
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&own);
+        command.args(arguments).arg("--policy").arg(site.dir.path());
+        command
+    };
+    let told = |arguments: &[&str]| {
+        let output = as_nobody(arguments).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap() + &String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), text)
+    };
+    for arguments in [&["serve"][..], &["work"]] {
+        let (code, text) = told(arguments);
+        assert_eq!(code, Some(1), "{arguments:?}: {text}");
+        let error = text.lines().last().unwrap();
+        assert!(error.starts_with("error: ") && error.contains("`run`"), "{arguments:?}: {text}");
+        assert!(error.contains("`daemon`") && error.contains("root"), "{arguments:?}: {text}");
+    }
+    // It may be run elsewhere, or by somebody else.
+    let (code, text) = told(&["check"]);
+    assert!(code == Some(0) && text.contains("cannot become `daemon`"), "{text}");
+    let (code, text) = told(&["check", "--part", "gate"]);
+    assert!(code == Some(0) && !text.contains("daemon"), "{text}");
+    let gate = site.try_start(as_nobody(&["serve", "--no-workers", "--log-format", "json"])).unwrap();
+    assert_eq!(gate.stop().code(), Some(0));
+}
+
+#[test]
 fn a_user_that_is_not_there_is_an_error() {
     is_root();
     let site = Site::new();
@@ -136,14 +176,22 @@ fn a_command_writes_only_below_what_is_writable() {
     std::fs::write(site.path("outside"), "as it was").unwrap();
     let job = run(&site, "steps = [[\"/usr/bin/touch\", \"@/inside/x\"]]\nwritable = [\"@/inside\"]");
     let landlock = enforced_by_this_kernel();
+    let on_record = |site: &Site| {
+        let log = std::fs::read_to_string(site.path("audit.jsonl")).unwrap();
+        let mut lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.rfind(|line| line["kind"] == "started").map(|line| line["landlock"].clone())
+    };
     if !landlock {
         assert_eq!(job["state"], "failed");
         assert!(reason(&site).contains("Landlock"), "{job}");
         assert!(!site.path("inside/x").exists());
         let lines = "steps = [[\"/bin/true\"]]\nwritable = []\nwritable_best_effort = true";
         assert_eq!(run(&site, lines)["state"], "succeeded");
+        assert_ne!(on_record(&site).unwrap()["enforced"], "fully");
         return;
     }
+    let held = on_record(&site).unwrap();
+    assert!(held["enforced"] == "fully" && held["abi"].as_u64().unwrap() >= 3, "{held}");
     assert_eq!(job["state"], "succeeded", "{job}");
     assert!(site.path("inside/x").exists());
     for step in [
@@ -166,6 +214,8 @@ fn a_command_writes_only_below_what_is_writable() {
         }
     }
     assert_eq!(std::fs::read_to_string(site.path("outside")).unwrap(), "as it was");
+    run(&site, "steps = [[\"/bin/true\"]]");
+    assert_eq!(on_record(&site), Some(serde_json::Value::Null), "nothing was asked for");
     let null = "steps = [[\"/usr/bin/dd\", \"if=/dev/zero\", \"of=/dev/null\", \"count=1\"]]\nwritable = []";
     assert_eq!(run(&site, null)["state"], "succeeded");
     let together = "steps = [[\"/usr/bin/touch\", \"/tmp/x\"]]\nwritable = []\nuser = \"nobody\"";

@@ -1,0 +1,124 @@
+//! A machine that is short of descriptors: jobs wait for it, none of them ends, and no attempt is counted.
+
+use std::fs;
+use std::time::Instant;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use serde_json::Value;
+
+use crate::support::*;
+
+/// Every descriptor is taken: those that are open stay so, and no other can be had.
+const NONE: Option<u64> = Some(3);
+
+const SHORT: &str = "the system is short";
+
+fn route(path: &str, program: &str, more: &str) -> String {
+    format!(
+        "method = \"POST\"\npath = \"/{path}\"\npayload = \"none\"\n[[allow]]\nkey = [\"jenkins\"]\n\
+         [run]\nsteps = [[\"{program}\"]]\nlock = \"one\"\ntimeout = \"2s\"\n{more}\n"
+    )
+}
+
+/// Sets how many descriptors a process may have, and says how many it might before; it may be given more again.
+fn limit(process: Pid, current: Option<u64>) -> Option<u64> {
+    let Rlimit { maximum, .. } = rustix::process::getrlimit(Resource::Nofile);
+    prlimit(Some(process), Resource::Nofile, Rlimit { current, maximum }).unwrap().current
+}
+
+fn gateway_of(gateway: &Running) -> Pid {
+    Pid::from_child(&gateway.child)
+}
+
+fn children(pid: Pid) -> Vec<Pid> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let texts = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).unwrap());
+    let texts: Vec<String> = texts.collect();
+    let pids = texts.iter().flat_map(|text| text.split_whitespace());
+    pids.map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap()).collect()
+}
+
+/// The kinds of what is on record about a job, in their order, before its end; that comes on record after it.
+fn course(site: &Site, location: &str) -> Vec<String> {
+    let job = location.rsplit('/').next().unwrap();
+    let log = fs::read_to_string(site.path("audit.jsonl")).unwrap();
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let of_job = lines.filter(|line| line["job"] == job);
+    let of_job =
+        of_job.filter(|line| !["stored", "ended", "finished"].contains(&line["kind"].as_str().unwrap()));
+    of_job.map(|line| line["kind"].as_str().unwrap().to_owned()).collect()
+}
+
+/// A gateway on which a job waits for its lock, which is held until there is a file `go`.
+fn waiting(site: &Site, more: &str) -> (Running, String) {
+    let go = site.path("go");
+    let (go, holds) = (go.display(), site.path("holds"));
+    let script = format!("echo x > {}; while [ ! -e {go} ]; do /bin/sleep 0.02; done", holds.display());
+    let hold = format!("/bin/sh\", \"-c\", \"{script}");
+    site.route("hold", &route("hold", &hold, "").replace("2s", "1m"));
+    site.route("run", &route("run", "/bin/cat", more));
+    let gateway = site.serve();
+    assert_eq!(gateway.send(&gateway.post("/hold", "1").request()).status, 202);
+    wait_for_lines(&holds, 1);
+    let location = gateway.send(&gateway.post("/run", "the body").request()).location();
+    (gateway, location)
+}
+
+#[test]
+fn a_job_waits_while_its_gateway_has_no_descriptors() {
+    for more in
+        ["", "stdin = \"body\"", "retry = { attempts = 2 }", "writable = []\nwritable_best_effort = true"]
+    {
+        let site = Site::new();
+        let (gateway, location) = waiting(&site, more);
+        let before = limit(gateway_of(&gateway), NONE);
+        fs::write(site.path("go"), "").unwrap();
+        gateway.log.wait_for(|line| line.contains(SHORT)).unwrap();
+        assert_eq!(course(&site, &location), Vec::<String>::new(), "nothing has started");
+        limit(gateway_of(&gateway), before);
+        let job = gateway.ended(&location);
+        assert_eq!(job["state"], "succeeded", "{more}: {job}");
+        assert_eq!(course(&site, &location), ["started"], "{more}");
+    }
+}
+
+#[test]
+fn a_job_that_waits_for_descriptors_stays_queued_when_its_gateway_is_told_to_stop() {
+    let site = Site::new();
+    let (gateway, location) = waiting(&site, "");
+    limit(gateway_of(&gateway), NONE);
+    fs::write(site.path("go"), "").unwrap();
+    gateway.log.wait_for(|line| line.contains(SHORT)).unwrap();
+    let told = Instant::now();
+    assert_eq!(gateway.stop().code(), Some(0));
+    assert!(told.elapsed() < PATIENCE);
+    assert_eq!(course(&site, &location), Vec::<String>::new());
+    let gateway = site.serve();
+    assert_eq!(gateway.ended(&location)["state"], "succeeded");
+}
+
+#[test]
+fn a_job_waits_while_what_starts_commands_has_no_descriptors() {
+    let site = Site::new();
+    site.route("run", &route("run", "/bin/true", ""));
+    let gateway = site.serve();
+    gateway.log.wait_for(|line| line.contains("control groups")).unwrap();
+    let launcher = children(gateway_of(&gateway))[0];
+    let starved = |process: Pid, number: &str, reason: &str| {
+        let before = limit(process, NONE);
+        let location = gateway.send(&gateway.post("/run", number).request()).location();
+        gateway
+            .log
+            .wait_for(|line| line.contains(SHORT) && line.contains(reason))
+            .unwrap_or_else(|| panic!("{}", gateway.log.text()));
+        limit(process, before);
+        let job = gateway.ended(&location);
+        assert_eq!(job["state"], "succeeded", "{job}");
+        assert_eq!(course(&site, &location), ["started"]);
+    };
+    starved(launcher, "1", "its conversation is missing");
+    // The one that was forked then is used again.
+    let supervisors = children(launcher);
+    assert_eq!(supervisors.len(), 1);
+    starved(supervisors[0], "2", "not the descriptors");
+}
