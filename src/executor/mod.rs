@@ -22,6 +22,10 @@
 //! what that leaves; when the launcher ends, so does the worker. All of them hold the lock of the queue's runs, and the
 //! next worker starts nothing before it has that lock.
 //!
+//! Where a control group is delegated to the worker, each command is born in a group of its own below that (`cgroup`,
+//! `delegation`): the kernel then ends also what a supervisor may not signal, and the next worker what all of these
+//! processes left when they were killed. What is short, and not the job's fault, is waited for (`shortage`).
+//!
 //! What a command gets:
 //! - a session and a process group of its own;
 //! - a niceness above the gateway's, and `no_new_privs` unless its route says `privileges = "may_gain"`;

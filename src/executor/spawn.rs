@@ -363,6 +363,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::policy::restrictions::ResourceLimits;
 
     fn conditions() -> Conditions {
         let directory = PathBuf::from("/");
@@ -504,6 +505,28 @@ mod tests {
         assert!(start(&argv("/usr/bin/true", &[]), &elsewhere).is_err());
         let nul = Conditions { env: BTreeMap::from([("A".into(), "\0".into())]), ..conditions() };
         assert!(matches!(start(&argv("/usr/bin/true", &[]), &nul), Err(NotStarted::Nul(_))));
+    }
+
+    #[test]
+    fn what_the_routes_own_limits_refuse_is_no_shortage_of_the_system() {
+        let by_limit = |number, limits| {
+            let mut held = conditions();
+            held.restrictions.limits = limits;
+            let error = NotStarted::new(io::Error::from_raw_os_error(number), &argv("/bin/true", &[]), &held);
+            (
+                error.is_shortage(&held),
+                NotStarted::NoProcess(io::Error::from_raw_os_error(number)).is_shortage(&held),
+            )
+        };
+        let none = ResourceLimits::default();
+        let (processes, memory) =
+            (ResourceLimits { processes: Some(1), ..none }, ResourceLimits { memory: Some(1), ..none });
+        assert_eq!(by_limit(libc::EAGAIN, none), (true, true));
+        assert_eq!(by_limit(libc::EAGAIN, processes), (false, true));
+        assert_eq!(by_limit(libc::EAGAIN, memory), (true, true));
+        assert_eq!(by_limit(libc::ENOMEM, memory), (false, true));
+        assert_eq!(by_limit(libc::ENOMEM, processes), (true, true));
+        assert_eq!(by_limit(libc::EACCES, none), (false, false));
     }
 
     #[test]

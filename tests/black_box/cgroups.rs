@@ -17,6 +17,8 @@ use serde_json::Value;
 use crate::support::*;
 
 const NOBODY: u32 = 65534;
+/// Begins a command of that user.
+pub const AS_NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
 const ROUTE: &str = "method = \"POST\"\npath = \"/PATH\"\npayload = \"none\"\n[[allow]]\nkey = [\"jenkins\"]\n[run]\nsteps = [[\"@\"]]\n";
 
 fn route(path: &str, program: &str) -> String {
@@ -98,13 +100,13 @@ impl Drop for Group {
 }
 
 /// A site whose gateway is nobody's, who has a program that makes anybody root.
-struct Unprivileged {
-    site: Site,
+pub struct Unprivileged {
+    pub site: Site,
     rise: String,
 }
 
 impl Unprivileged {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let site = Site::new();
         let own = site.path("bridgeward");
         fs::copy(BINARY, &own).unwrap();
@@ -122,8 +124,8 @@ impl Unprivileged {
 
     fn serve(&self, group: &Group) -> Running {
         let own = self.site.path("bridgeward");
-        let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", own.to_str().unwrap()];
-        self.site.serve_by(group.command(&user))
+        let command: Vec<&str> = AS_NOBODY.into_iter().chain([own.to_str().unwrap()]).collect();
+        self.site.serve_by(group.command(&command))
     }
 
     /// A program of which one half has become root, deaf to TERM, in a session of its own.

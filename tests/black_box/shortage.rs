@@ -1,11 +1,13 @@
 //! A machine that is short of descriptors: jobs wait for it, none of them ends, and no attempt is counted.
 
 use std::fs;
+use std::process::Command;
 use std::time::Instant;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 
+use crate::cgroups::{AS_NOBODY, Unprivileged};
 use crate::support::*;
 
 /// Every descriptor is taken: those that are open stay so, and no other can be had.
@@ -121,4 +123,34 @@ fn a_job_waits_while_what_starts_commands_has_no_descriptors() {
     let supervisors = children(launcher);
     assert_eq!(supervisors.len(), 1);
     starved(supervisors[0], "2", "not the descriptors");
+}
+
+#[test]
+fn a_job_waits_while_no_process_can_be_made() {
+    // Root may have any number of them.
+    let this = Unprivileged::new();
+    this.site.route("run", &route("run", "/bin/true", "respond = \"result\""));
+    let nobodys = |program: &std::path::Path| {
+        let mut command = Command::new(AS_NOBODY[0]);
+        command.args(&AS_NOBODY[1..]).arg(program);
+        command
+    };
+    let gateway = this.site.serve_by(nobodys(&this.site.path("bridgeward")));
+    assert_eq!(gateway.send(&gateway.post("/run", "1").request()).status, 200);
+    let supervisors = children(children(gateway_of(&gateway))[0]);
+    assert_eq!(supervisors.len(), 1);
+    let most = |number: &str| {
+        let mut command = nobodys("/usr/bin/prlimit".as_ref());
+        command.args(["--pid", &supervisors[0].to_string(), &format!("--nproc={number}:")]);
+        assert!(command.status().unwrap().success());
+    };
+    let before = fs::read_to_string(format!("/proc/{}/limits", supervisors[0])).unwrap();
+    let before = before.lines().find_map(|line| line.strip_prefix("Max processes")).unwrap();
+    most("0");
+    let later = gateway.post("/run", "2").header("prefer", "wait=0", false);
+    let location = gateway.send(&later.request()).location();
+    gateway.log.wait_for(|line| line.contains(SHORT) && line.contains("no process can be made")).unwrap();
+    most(before.split_whitespace().next().unwrap());
+    assert_eq!(gateway.ended(&location)["state"], "succeeded");
+    assert_eq!(course(&this.site, &location), ["started"]);
 }
