@@ -194,7 +194,7 @@ fn what_has_gained_roots_rights_is_ended_by_a_gateway_that_has_none() {
     let hierarchy = Hierarchy::mount(this.site.path("cgroup"));
     let group = hierarchy.group("rights");
     group.delegate("user.delegate", NOBODY);
-    let more = "privileges = \"may_gain\"\ntimeout = \"2s\"\nstop_grace = \"200ms\"\nrespond = \"result\"\n";
+    let more = "privileges = \"may_gain\"\ntimeout = \"15s\"\nstop_grace = \"200ms\"\nrespond = \"result\"\n";
     this.site.route("run", &(route("run", &this.rising()) + more));
     let gateway = this.serve(&group);
     gateway.log.wait_for(|line| line.contains("a control group of its own")).unwrap();
@@ -303,7 +303,7 @@ fn a_job_waits_for_a_group_and_never_runs_without() {
     let hierarchy = Hierarchy::mount(site.path("cgroup"));
     let group = hierarchy.group("full");
     group.delegate("trusted.delegate", 0);
-    site.route("run", &(route("run", "/bin/true") + "timeout = \"1s\"\n"));
+    site.route("run", &(route("run", "/bin/true") + "timeout = \"30s\"\n"));
     let gateway = site.serve_by(group.command(&[BINARY]));
     gateway.log.wait_for(|line| line.contains("a control group of its own")).unwrap();
     let most = |number: &str| {

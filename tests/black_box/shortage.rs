@@ -18,7 +18,7 @@ const SHORT: &str = "the system is short";
 fn route(path: &str, program: &str, more: &str) -> String {
     format!(
         "method = \"POST\"\npath = \"/{path}\"\npayload = \"none\"\n[[allow]]\nkey = [\"jenkins\"]\n\
-         [run]\nsteps = [[\"{program}\"]]\nlock = \"one\"\ntimeout = \"2s\"\n{more}\n"
+         [run]\nsteps = [[\"{program}\"]]\nlock = \"one\"\ntimeout = \"30s\"\n{more}\n"
     )
 }
 
@@ -57,7 +57,7 @@ fn waiting(site: &Site, more: &str) -> (Running, String) {
     let (go, holds) = (go.display(), site.path("holds"));
     let script = format!("echo x > {}; while [ ! -e {go} ]; do /bin/sleep 0.02; done", holds.display());
     let hold = format!("/bin/sh\", \"-c\", \"{script}");
-    site.route("hold", &route("hold", &hold, "").replace("2s", "1m"));
+    site.route("hold", &route("hold", &hold, "").replace("30s", "1m"));
     site.route("run", &route("run", "/bin/cat", more));
     let gateway = site.serve();
     assert_eq!(gateway.send(&gateway.post("/hold", "1").request()).status, 202);
