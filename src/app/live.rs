@@ -27,6 +27,8 @@ use crate::{gate, listener};
 
 /// Most errors of a policy that go on record.
 const MOST_TOLD: usize = 10;
+/// The same words each time, so that what goes on happening is one alarm.
+const BROKEN: &str = "an internal error, of which the log says more; please report it";
 
 /// What is in force; clones share it.
 #[derive(Clone)]
@@ -34,8 +36,8 @@ pub struct Live(Arc<Inner>);
 
 struct Inner {
     now: ArcSwap<Serving>,
-    /// One exchange at a time.
-    exchange: Mutex<()>,
+    /// One exchange at a time, and the alarms that the last one found worth raising of files.
+    exchange: Mutex<BTreeMap<Alarm, String>>,
     /// What the network is shown of a generation; unset in a process that does not face it.
     face: OnceLock<MakeFace>,
     /// Whose bounds are the policy's; unset in a process that keeps no jobs.
@@ -77,7 +79,7 @@ impl Live {
         let serving = Serving { generation: Arc::new(generation), face: None };
         let live = Self(Arc::new(Inner {
             now: ArcSwap::from_pointee(serving),
-            exchange: Mutex::new(()),
+            exchange: Mutex::default(),
             face: OnceLock::new(),
             store: OnceLock::new(),
             recorder: recorder.clone(),
@@ -142,19 +144,20 @@ impl Live {
     /// # Errors
     /// All that is wrong; then nothing has changed.
     pub async fn reload(&self, cause: Cause) -> Result<Loaded, Diagnostics> {
-        let _one = self.0.exchange.lock().await;
+        let mut found_of_files = self.0.exchange.lock().await;
         let (former, clock) = (self.generation(), self.0.clock.clone());
         let gateway = former.directory.join("gateway.toml");
         let prepared = tokio::task::spawn_blocking(move || former.prepare_next(&clock)).await;
-        let prepared = prepared.unwrap_or_else(|panic| {
+        let prepared = prepared.unwrap_or_else(|_panic| {
             let mut found = Diagnostics::default();
-            found.error_in_file(&gateway, format!("an internal error; please report it: {panic}"));
+            found.error_in_file(&gateway, BROKEN.to_owned());
             Err(found)
         });
         match prepared {
             Ok((generation, warnings)) => {
                 self.put(generation);
-                self.set_alarms(BTreeMap::new());
+                found_of_files.clear();
+                self.set_alarms(&found_of_files);
                 // What workers said of the former policy is asked anew of this one.
                 let is_over = |alarm: &Alarm| matches!(alarm, Alarm::Reload | Alarm::Disagreement(_));
                 for over in self.0.recorder.alarms().into_keys().filter(is_over) {
@@ -175,7 +178,7 @@ impl Live {
 
     /// Puts the files in force that a look at those of `policy` shows, as far as they can be used.
     pub(super) async fn renew(&self, policy: &Arc<Policy>, look: Look) {
-        let _one = self.0.exchange.lock().await;
+        let mut found_of_files = self.0.exchange.lock().await;
         let (former, clock) = (self.generation(), self.0.clock.clone());
         if !Arc::ptr_eq(policy, &former.policy) {
             // Another policy, loaded meanwhile, may name files that the look did not see; the next look does.
@@ -185,7 +188,7 @@ impl Live {
             let renewal = former.policy.renewal(&look);
             former.renew(renewal, &clock)
         });
-        match renewed.await.map_err(|panic| panic.to_string()).and_then(|renewed| renewed) {
+        match renewed.await.unwrap_or_else(|_panic| Err(BROKEN.to_owned())) {
             Ok((generation, alarms)) => {
                 let changed = self.generation().policy.changes(&generation.policy);
                 if !changed.is_empty() {
@@ -193,17 +196,22 @@ impl Live {
                     self.put(generation);
                     self.0.recorder.note(Record::Renewed { policy, changed });
                 }
-                self.set_alarms(alarms);
+                *found_of_files = alarms;
             }
-            Err(reason) => self.0.recorder.raise(Alarm::Certificate, reason),
+            Err(reason) => {
+                found_of_files.insert(Alarm::Certificate, reason);
+            }
         }
+        self.set_alarms(&found_of_files);
     }
 
-    /// Looks whether what is in force still says something.
+    /// Raises and ends alarms as time alone makes them due.
     pub(super) fn review(&self) {
-        if let Some(reason) = self.silence() {
-            self.0.recorder.raise(Alarm::Trust, reason);
+        // Whoever exchanges what is in force sets the alarms of what comes.
+        if let Ok(found_of_files) = self.0.exchange.try_lock() {
+            self.set_alarms(&found_of_files);
         }
+        self.0.recorder.end_quiet();
     }
 
     fn silence(&self) -> Option<String> {
@@ -224,8 +232,9 @@ impl Live {
         now.store(Arc::new(Serving { generation: Arc::new(generation), face }));
     }
 
-    /// Raises these alarms of files, and clears all others of files.
-    fn set_alarms(&self, mut alarms: BTreeMap<Alarm, String>) {
+    /// Raises these alarms of files, and that what is in force says nothing any more; clears all others of files.
+    fn set_alarms(&self, of_files: &BTreeMap<Alarm, String>) {
+        let mut alarms = of_files.clone();
         if let Some(reason) = self.silence() {
             alarms.insert(Alarm::Trust, reason);
         }
@@ -245,5 +254,132 @@ impl Live {
         let policy = generation.policy.hash.clone();
         self.0.recorder.note(Record::Loaded { cause, policy });
         generation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Hands;
+    use crate::domain::name::RouteName;
+    use crate::policy::Purpose;
+    use crate::trust::mint::{Authority, Validity};
+
+    const GATEWAY: &str = "[listen]\naddress = \"127.0.0.1:0\"\ncertificate = \"server.pem\"\n\
+         private_key = \"server.key\"\nclient_ca = \"ca.pem\"\nclient_crl = \"crl.pem\"\n\
+         [queue]\nfile = \"queue.db\"\n[audit]\nfile = \"audit.jsonl\"\n";
+    const ROUTE: &str = "method = \"POST\"\npath = \"/x\"\npayload = \"none\"\n\
+         [[allow]]\ncertname = [\"*.example.com\"]\n[run]\nsteps = [[\"/bin/true\"]]\n";
+    const DAY: i64 = 86_400;
+
+    struct Place {
+        directory: tempfile::TempDir,
+        live: Live,
+        hands: Arc<Hands>,
+    }
+
+    impl Place {
+        /// A policy in force, whose revocation list does so for two days.
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let (clock, hands) = Clock::manual("2026-01-01T00:00:00Z".parse().unwrap());
+            let valid = |days| Validity::days(clock.now(), days);
+            let ca = Authority::new("Test CA", valid(30)).unwrap();
+            let server = ca.issue_server(&["localhost".to_owned()], valid(30)).unwrap();
+            std::fs::create_dir(directory.path().join("routes")).unwrap();
+            for (name, text, mode) in [
+                ("gateway.toml", GATEWAY, 0o644),
+                ("routes/x.toml", ROUTE, 0o644),
+                ("server.pem", &server.certificate, 0o644),
+                ("server.key", &server.key, 0o600),
+                ("ca.pem", &ca.pem(), 0o644),
+                ("crl.pem", &ca.crl(&[], valid(2)).unwrap(), 0o644),
+            ] {
+                let path = directory.path().join(name);
+                std::fs::write(&path, text).unwrap();
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            }
+            let prepared = Generation::prepare(directory.path(), Purpose::Whole, &clock);
+            let (generation, _) = prepared.unwrap_or_else(|found| panic!("{found}"));
+            let rate = (NonZeroU32::MIN, Duration::from_secs(1));
+            let log = directory.path().join("audit.jsonl");
+            let recorder = Recorder::open(&log, rate, clock.clone()).unwrap();
+            let live = Live::new(generation, &recorder, &clock);
+            Self { directory, live, hands }
+        }
+
+        fn alarms(&self) -> Vec<Alarm> {
+            self.live.recorder().alarms().into_keys().collect()
+        }
+
+        /// What a look finds now is put in force.
+        async fn renew(&self) {
+            let policy = Arc::clone(&self.live.generation().policy);
+            let look = policy.look(&Look::default());
+            self.live.renew(&policy, look).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn lists_that_say_nothing_raise_an_alarm_until_the_clock_is_set_back() {
+        let place = Place::new();
+        place.live.review();
+        assert_eq!(place.alarms(), []);
+        place.hands.step_seconds(3 * DAY);
+        place.live.review();
+        assert_eq!(place.alarms(), [Alarm::Trust]);
+        place.hands.step_seconds(-3 * DAY);
+        place.live.review();
+        assert_eq!(place.alarms(), []);
+
+        // What a look has found is over only by another look.
+        let (ca, good) = (place.directory.path().join("ca.pem"), "ca.pem.good");
+        std::fs::rename(&ca, place.directory.path().join(good)).unwrap();
+        place.renew().await;
+        let found = place.live.recorder().alarms();
+        assert!(found[&Alarm::Trust].contains("does not exist"), "{found:?}");
+        place.hands.step_seconds(3 * DAY);
+        place.live.review();
+        let expired = place.live.recorder().alarms();
+        assert!(expired[&Alarm::Trust].contains("has expired"), "{expired:?}");
+        place.hands.step_seconds(-3 * DAY);
+        place.live.review();
+        assert_eq!(place.live.recorder().alarms(), found);
+        std::fs::rename(place.directory.path().join(good), &ca).unwrap();
+        place.renew().await;
+        place.live.review();
+        assert_eq!(place.alarms(), []);
+    }
+
+    #[tokio::test]
+    async fn alarms_of_what_is_being_exchanged_are_left_to_the_exchange() {
+        let place = Place::new();
+        place.hands.step_seconds(3 * DAY);
+        let exchange = place.live.0.exchange.lock().await;
+        place.live.review();
+        assert_eq!(place.alarms(), []);
+        drop(exchange);
+        place.live.review();
+        assert_eq!(place.alarms(), [Alarm::Trust]);
+    }
+
+    #[tokio::test]
+    async fn a_disagreement_is_over_by_a_reload_or_by_itself() {
+        let place = Place::new();
+        let alarm = || Alarm::Disagreement(RouteName::parse("x").unwrap());
+        let raise = || place.live.recorder().raise(alarm(), "it has no route `x`".into());
+        raise();
+        place.live.review();
+        assert_eq!(place.alarms(), [alarm()]);
+        place.live.reload(Cause::Signal).await.unwrap();
+        assert_eq!(place.alarms(), []);
+        raise();
+        place.hands.advance(Duration::from_secs(3600));
+        place.live.review();
+        assert_eq!(place.alarms(), []);
     }
 }

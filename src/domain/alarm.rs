@@ -47,6 +47,15 @@ impl Alarm {
         }
     }
 
+    /// Whether requests raise it, each with what it came upon, and no other request can tell that it is over.
+    #[must_use]
+    pub fn is_of_requests(&self) -> bool {
+        match self {
+            Self::Disagreement(_) => true,
+            Self::Reload | Self::Certificate | Self::Trust | Self::Secret(_) | Self::Watch => false,
+        }
+    }
+
     /// All kinds.
     pub const KINDS: [&'static str; 6] =
         ["reload", "certificate", "trust", "secret", "disagreement", "watch"];

@@ -94,7 +94,6 @@ impl<I: Intake> Dispatch<I> {
         }
         match self.intake.submit(submission).await {
             Ok(submitted) => {
-                self.recorder.clear(&Alarm::Disagreement(route.clone()));
                 let (job, how, worker) = (submitted.job, submitted.how, self.intake.workers_head());
                 self.recorder.note(Record::Stored { route, identity, job, how, worker });
                 Ok(submitted)
