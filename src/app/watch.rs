@@ -4,11 +4,12 @@
 //! network file systems alike. What is being written is not taken for what is written: a change counts once it has been
 //! seen twice, or after a while in any case.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinError;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -22,6 +23,8 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How many looks a change waits for at most when it looks otherwise each time: with the look itself, less than the five
 /// seconds that are promised.
 const PATIENCE: u32 = 3;
+/// How long a look, and what is done about it, may take before an alarm says so.
+const LONGEST: Duration = Duration::from_secs(5);
 /// After how many looks what could not be used is tried again: a certificate becomes valid, a clock is set.
 const AGAIN: u32 = 30;
 
@@ -65,31 +68,53 @@ fn broken(why: Option<&JoinError>) -> String {
     format!("certificates, keys, secrets and revocation lists are not looked at; please report it: {how}")
 }
 
+/// Waits for the end of `look`, however long it takes: a file system that does not answer would keep the next one waiting
+/// as well. An alarm says when that is too long.
+async fn patiently<T>(recorder: &Recorder, look: impl Future<Output = T>) -> T {
+    let mut look = pin!(look);
+    if let Ok(ended) = timeout(LONGEST, &mut look).await {
+        return ended;
+    }
+    let seconds = LONGEST.as_secs();
+    recorder.raise(
+        Alarm::Watch,
+        format!(
+            "looking at certificates, keys, secrets and revocation lists takes more than {seconds} s, and until it ends \
+             changes do not count; see whether the file systems that they stand in answer"
+        ),
+    );
+    look.await
+}
+
 async fn look_on(live: Live, stop: CancellationToken) {
-    let mut seen = Seen::<Look>::default();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = sleep(EVERY) => {}
+    let looking = async {
+        let mut seen = Seen::default();
+        loop {
+            sleep(EVERY).await;
+            patiently(live.recorder(), look(&live, &mut seen)).await;
         }
-        let policy = Arc::clone(&live.generation().policy);
-        let (looked_at, before) = (Arc::clone(&policy), seen.last.clone());
-        let looked = tokio::task::spawn_blocking(move || {
-            let look = looked_at.look(&before);
-            let differs = looked_at.differs(&look);
-            (look, differs)
-        });
-        let (look, differs) = match looked.await {
-            Ok(looked) => looked,
-            Err(error) => {
-                live.recorder().raise(Alarm::Watch, broken(Some(&error)));
-                continue;
-            }
-        };
-        if seen.is_due(&look, differs) {
-            live.renew(&policy, look).await;
-        }
-        live.review();
+    };
+    stop.run_until_cancelled(looking).await;
+}
+
+/// Looks once, and acts upon it.
+async fn look(live: &Live, seen: &mut Seen<Look>) {
+    let policy = Arc::clone(&live.generation().policy);
+    let (looked_at, before) = (Arc::clone(&policy), seen.last.clone());
+    let looked = tokio::task::spawn_blocking(move || {
+        let look = looked_at.look(&before);
+        let differs = looked_at.differs(&look);
+        (look, differs)
+    });
+    let (look, differs) = match looked.await {
+        Ok(looked) => looked,
+        Err(error) => return live.recorder().raise(Alarm::Watch, broken(Some(&error))),
+    };
+    if seen.is_due(&look, differs) {
+        live.renew(&policy, look).await;
+    }
+    live.review();
+    if !seen.is_undecided() {
         live.recorder().clear(&Alarm::Watch);
     }
 }
@@ -119,6 +144,11 @@ impl<L: Clone + PartialEq> Seen<L> {
         self.differing = 0;
         self.tried = Some((look.clone(), 0));
         true
+    }
+
+    /// Whether the last look differs from what is in force and has not been acted upon yet.
+    fn is_undecided(&self) -> bool {
+        self.differing > 0 && self.tried.as_ref().is_none_or(|(tried, _)| *tried != self.last)
     }
 }
 
@@ -163,6 +193,41 @@ mod tests {
         keep_up(&recorder, &stop, watching).await;
         assert_eq!(begun.load(Ordering::SeqCst), 3);
         assert!(recorder.alarms().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_does_not_end_raises_an_alarm_and_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let (clock, _hands) = Clock::manual(jiff::Timestamp::UNIX_EPOCH);
+        let rate = (NonZeroU32::MIN, Duration::from_secs(1));
+        let recorder = Recorder::open(&directory.path().join("audit.jsonl"), rate, clock).unwrap();
+        let (answers, look) = tokio::sync::oneshot::channel();
+        let waiting = patiently(&recorder, look);
+        tokio::pin!(waiting);
+        let begun = tokio::time::Instant::now();
+        while recorder.alarms().is_empty() {
+            assert!(timeout(EVERY / 4, &mut waiting).await.is_err());
+            assert!(begun.elapsed() <= LONGEST + EVERY, "no alarm");
+        }
+        assert!(begun.elapsed() >= LONGEST);
+        assert!(recorder.alarms()[&Alarm::Watch].contains("more than 5 s"));
+        answers.send("seen").unwrap();
+        assert_eq!(waiting.await, Ok("seen"), "the same look");
+
+        assert_eq!(patiently(&recorder, async { "at once" }).await, "at once");
+    }
+
+    #[test]
+    fn a_look_is_decided_once_it_was_acted_upon_or_found_nothing() {
+        let mut seen = Seen { last: 0, ..Seen::default() };
+        let mut undecided = |look: u32| {
+            seen.is_due(&look, look != 0);
+            seen.is_undecided()
+        };
+        assert_eq!(
+            [0, 1, 1, 1, 2, 2, 0].map(&mut undecided),
+            [false, true, false, false, true, false, false]
+        );
     }
 
     /// Looks in order, 0 being what is in force; whether each was acted upon.

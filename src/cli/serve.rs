@@ -68,7 +68,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 pub(super) fn run_until_told(
     start: impl Future<Output = Result<Gateway, StartError>>,
 ) -> anyhow::Result<ExitCode> {
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
         // Before the first connection: a signal that comes early is not missed.
         let stop = stop_signal()?;
         let hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
@@ -88,7 +89,10 @@ pub(super) fn run_until_told(
         gateway.stop().await;
         tracing::info!("stopped");
         ended
-    })
+    });
+    // A look at a file system that does not answer cannot be broken off otherwise.
+    runtime.shutdown_background();
+    ended
 }
 
 /// The runtime that the gateway runs on: one thread a core.

@@ -63,6 +63,50 @@ fn wait_for_alarm(site: &Site, wanted: Option<(&str, &str)>) {
     }
 }
 
+/// A file system that never answers, over a directory, until it is dropped: FUSE, and nobody at the other end. Takes root.
+struct Silence<'a>(Option<std::fs::File>, &'a std::path::Path);
+
+impl<'a> Silence<'a> {
+    fn over(directory: &'a std::path::Path) -> Self {
+        let device = std::fs::File::options().read(true).write(true).open("/dev/fuse").unwrap();
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-i", "-t", "fuse", "-o", "fd=0,rootmode=40000,user_id=0,group_id=0", "bridgeward-test"]);
+        let mounted = mount.arg(directory).stdin(device.try_clone().unwrap()).status().unwrap();
+        assert!(mounted.success(), "this test must run as root, to mount a file system");
+        Self(Some(device), directory)
+    }
+}
+
+impl Drop for Silence<'_> {
+    fn drop(&mut self) {
+        // Whoever waits for an answer is told that there will be none.
+        drop(self.0.take());
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(self.1).status();
+    }
+}
+
+#[test]
+fn a_file_system_that_does_not_answer_raises_an_alarm_and_holds_up_nothing() {
+    let site = site("");
+    let directory = site.path("keys");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::rename(site.path("jenkins.next"), directory.join("jenkins.next")).unwrap();
+    let text = std::fs::read_to_string(site.path("gateway.toml")).unwrap();
+    site.write("gateway.toml", &text.replace("jenkins.next", "keys/jenkins.next"), 0o644);
+    let gateway = site.serve();
+    {
+        let _silence = Silence::over(&directory);
+        wait_for_alarm(&site, Some(("watch", "file systems")));
+        assert_eq!(signed(&gateway, FIRST), 202);
+    }
+    wait_for_alarm(&site, None);
+    place(&site, "keys/jenkins.next", "and-yet-another-secret-of-jenkins-of-length", 0o600);
+    wait_until("it is looked at again", || signed(&gateway, SECOND) == 404);
+    let _silence = Silence::over(&directory);
+    wait_for_alarm(&site, Some(("watch", "file systems")));
+    assert_eq!(gateway.stop().code(), Some(0));
+}
+
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
