@@ -44,9 +44,9 @@ pub(super) fn tell(record: &Record) {
             let landlock = landlock.map(|landlock| <&str>::from(landlock.enforced));
             tracing::info!(%job, %route, identity, rule, step, ?argv, tree, landlock, "started");
         }
-        Record::Ended { job, route, step, exit } => {
+        Record::Ended { job, route, step, exit, dropped } => {
             let exit = exit.to_string();
-            tracing::info!(%job, %route, step, exit, "ended");
+            tracing::info!(%job, %route, step, exit, dropped, "ended");
         }
         Record::Finished { job, route, state, reason } => {
             tracing::info!(%job, %route, %state, reason, "finished");

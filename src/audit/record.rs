@@ -141,6 +141,8 @@ pub enum Record {
         step: usize,
         /// How it ended.
         exit: Exit,
+        /// How many bytes of its output are not kept.
+        dropped: u64,
     },
     /// A job reached its final state.
     Finished {

@@ -275,9 +275,17 @@ impl<O: Write> Desk<O> {
             }
             self.out.flush()?;
             if step.discarded {
-                note(format_args!("what step {} wrote is no longer kept", index + 1))?;
+                note(format_args!(
+                    "what step {} wrote is no longer kept: {} bytes",
+                    index + 1,
+                    step.dropped
+                ))?;
             } else if step.truncated {
-                note(format_args!("step {} wrote more than what is kept", index + 1))?;
+                note(format_args!(
+                    "step {} wrote more than what is kept: {} bytes are missing",
+                    index + 1,
+                    step.dropped
+                ))?;
             }
         }
         Ok(())

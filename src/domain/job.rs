@@ -185,6 +185,9 @@ pub struct Step {
     pub output: String,
     /// Whether there was more output than the route's `output_limit` keeps.
     pub truncated: bool,
+    /// How many bytes of its output are not kept, whether they never were or no longer are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropped: u64,
     /// Whether output that was kept at first no longer is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub discarded: bool,
@@ -231,6 +234,11 @@ pub struct JobView {
     /// The job that an operator repeated by this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<JobId>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// Always with six digits after the point, so that times sort as text.

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::persist::Pauses;
 use crate::audit::{Record, Recorder};
-use crate::queue::sqlite::{Store, Unrecorded};
+use crate::queue::sqlite::{Closing, Store, Unrecorded};
 
 /// Records ends as they come, until nothing ends any more, and then what is left; what cannot be recorded then is at the
 /// next start.
@@ -42,8 +42,8 @@ async fn record_next(store: &Store, recorder: &Recorder) -> Result<bool, NotNow>
     let (mut jobs, mut records) = (Vec::new(), Vec::new());
     for Unrecorded { job, route, state, reason, closing } in ends {
         jobs.push(job);
-        if let Some((step, exit)) = closing {
-            records.push(Record::Ended { job, route: route.clone(), step, exit });
+        if let Some(Closing { step, exit, dropped }) = closing {
+            records.push(Record::Ended { job, route: route.clone(), step, exit, dropped });
         }
         records.push(Record::Finished { job, route, state, reason });
     }

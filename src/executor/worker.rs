@@ -256,8 +256,8 @@ impl Worker {
         ending: &CancellationToken,
     ) -> Result<(), GivenUp> {
         let ended = step.as_ref().map(|(step, ended)| {
-            let (route, step, exit) = (route.clone(), *step, ended.exit);
-            Record::Ended { job, route, step, exit }
+            let (route, step, exit, dropped) = (route.clone(), *step, ended.exit, ended.dropped);
+            Record::Ended { job, route, step, exit, dropped }
         });
         let records: Vec<Record> = ended.into_iter().chain(next).collect();
         if records.is_empty() {

@@ -177,6 +177,7 @@ fn steps(connection: &Connection, seq: i64, discarded: bool) -> Result<Vec<Step>
             exit: stored::json(&exit)?,
             output: String::from_utf8_lossy(&output).into_owned(),
             truncated: dropped > 0,
+            dropped: u64::try_from(dropped).unwrap_or(0),
             discarded: discarded && dropped > 0,
         });
     }

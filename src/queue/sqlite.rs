@@ -17,7 +17,7 @@ pub use super::open::{OpenError, runs_lock};
 use super::operate::Cancels;
 use super::output::Outputs;
 use super::read::Readers;
-pub use super::unrecorded::Unrecorded;
+pub use super::unrecorded::{Closing, Unrecorded};
 use super::waiters::Waiters;
 pub use super::work::{Claim, End, Recovered, StepRecord};
 use super::writer::{self, Command, Outlook, Promise, Work, Writer};
@@ -455,7 +455,7 @@ mod tests {
         assert_eq!(found.view.steps.len(), 1);
         assert_eq!(found.view.steps[0].argv, argv);
         assert_eq!(found.view.steps[0].output, "out \u{fffd}\n");
-        assert!(found.view.steps[0].truncated);
+        assert_eq!((found.view.steps[0].truncated, found.view.steps[0].dropped), (true, 9));
         assert!(store.find(JobId::new(place.clock.now())).await.unwrap().is_none());
     }
 

@@ -23,8 +23,19 @@ pub struct Unrecorded {
     pub state: State,
     /// Why, where the state alone does not say it.
     pub reason: Option<String>,
-    /// Its last step, counted from 1, and how that ended, where this is not on record either.
-    pub closing: Option<(usize, Exit)>,
+    /// Its last step, where the end of that is not on record either.
+    pub closing: Option<Closing>,
+}
+
+/// How the last step of a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closing {
+    /// Which, counted from 1.
+    pub step: usize,
+    /// How it ended.
+    pub exit: Exit,
+    /// How many bytes of its output are not kept.
+    pub dropped: u64,
 }
 
 impl Ledger<'_> {
@@ -37,7 +48,7 @@ impl Ledger<'_> {
 
     pub(super) fn next_unrecorded(&mut self) -> Result<Vec<Unrecorded>, Unavailable> {
         let mut statement = self.connection.prepare_cached(&format!(
-            "SELECT id, route, state, reason, number, exit FROM jobs INDEXED BY jobs_unrecorded
+            "SELECT id, route, state, reason, number, exit, dropped FROM jobs INDEXED BY jobs_unrecorded
                  LEFT JOIN steps ON job = seq AND number = closing
              WHERE finished IS NOT NULL AND recorded IS NULL ORDER BY finished LIMIT {AT_ONCE}"
         ))?;
@@ -47,9 +58,11 @@ impl Ledger<'_> {
             let text = |column| row.get::<_, String>(column);
             let exit: Option<String> = row.get(5)?;
             let closing = match (row.get::<_, Option<i64>>(4)?, exit) {
-                (Some(number), Some(exit)) => {
-                    Some((usize::try_from(number).unwrap_or(0), stored::json(&exit)?))
-                }
+                (Some(number), Some(exit)) => Some(Closing {
+                    step: usize::try_from(number).unwrap_or(0),
+                    exit: stored::json(&exit)?,
+                    dropped: u64::try_from(row.get::<_, i64>(6)?).unwrap_or(0),
+                }),
                 (_, _) => None,
             };
             unrecorded.push(Unrecorded {
@@ -93,7 +106,7 @@ mod tests {
         store.claim().await.unwrap().unwrap();
         store.start(done).await.unwrap();
         let step =
-            StepRecord { argv: vec!["/bin/false".into()], exit: Exit::Code(1), output: vec![], dropped: 0 };
+            StepRecord { argv: vec!["/bin/false".into()], exit: Exit::Code(1), output: vec![], dropped: 7 };
         let (reason, closing) = (Some("step 1: exit code 1".into()), Some((1, step)));
         store.finish(done, End { state: State::Failed, reason, closing }).await.unwrap();
         store.unrecorded().await;
@@ -101,7 +114,7 @@ mod tests {
         assert_eq!(named.len(), 1);
         assert_eq!((named[0].job, named[0].state), (done, State::Failed));
         assert_eq!(named[0].reason.as_deref(), Some("step 1: exit code 1"));
-        assert_eq!(named[0].closing, Some((1, Exit::Code(1))));
+        assert_eq!(named[0].closing, Some(Closing { step: 1, exit: Exit::Code(1), dropped: 7 }));
         store.mark_recorded(vec![done]).await.unwrap();
         assert_eq!(store.next_unrecorded().await.unwrap(), []);
 

@@ -161,13 +161,30 @@ fn a_gateway_without_its_launcher_ends_and_says_why() {
 #[test]
 fn a_gibibyte_of_output_costs_bounded_memory_and_is_counted() {
     let site = Site::new();
+    site.configure("[admin]\nsocket = \"admin.sock\"");
     let program = site.program("program", "exec head -c 1073741824 /dev/zero");
     site.route("run", &(ROUTE.replace('@', &program) + "respond = \"result\"\noutput_limit = \"64KiB\"\n"));
     let gateway = site.serve();
     let answer = gateway.send(&gateway.post("/run", "1").request());
     assert_eq!(answer.status, 200, "{answer:?}");
-    let step = &answer.json()["steps"][0];
+    let job = answer.json();
+    let step = &job["steps"][0];
     assert_eq!((step["truncated"].as_bool(), step["exit"]["code"].as_i64()), (Some(true), Some(0)));
+    let beyond = (1 << 30) - (64 << 10);
+    assert_eq!(step["dropped"].as_u64(), Some(beyond));
+    let logged = gateway.log.wait_for(|line| line.contains("\"ended\"")).unwrap();
+    let audit = fs::read_to_string(site.path("audit.jsonl")).unwrap();
+    let recorded = audit.lines().find(|line| line.contains("\"kind\":\"ended\"")).unwrap();
+    for line in [&logged, recorded] {
+        assert!(line.contains(&format!("\"dropped\":{beyond}")), "{line}");
+    }
+    let job = job["job"].as_str().unwrap();
+    let told = |command| bridgeward(&["jobs", command, job, "--policy", site.dir.path().to_str().unwrap()]);
+    let (shown, output) = (told("show"), told("output"));
+    for told in [shown.stdout, output.stderr] {
+        let told = String::from_utf8(told).unwrap();
+        assert!(told.contains(&beyond.to_string()), "{told}");
+    }
     assert_eq!(step["output"].as_str().map(str::len), Some(64 << 10));
     let status = fs::read_to_string(format!("/proc/{}/status", gateway.child.id())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

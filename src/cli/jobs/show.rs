@@ -133,9 +133,9 @@ impl Look {
 fn ended(step: &Step) -> String {
     let lines = step.output.lines().count();
     let cut = match (step.discarded, step.truncated) {
-        (true, _) => ", no longer kept",
-        (false, true) => ", and more that is not kept",
-        (false, false) => "",
+        (true, _) => format!("; {} bytes are no longer kept", step.dropped),
+        (false, true) => format!("; {} more bytes are not kept", step.dropped),
+        (false, false) => String::new(),
     };
     format!("{}; lines of output: {lines}{cut}", step.exit)
 }
@@ -258,6 +258,7 @@ mod tests {
                 exit: Exit::Code(1),
                 output: "a\nb\n".into(),
                 truncated: true,
+                dropped: 70_000,
                 discarded: false,
             }],
             running: None,
@@ -275,7 +276,7 @@ mod tests {
             "submitted  1970-01-01T00:16:40Z (1d ago)\n",
             ", took 2m\n",
             "and 2 more",
-            "step 1     exit code 1; lines of output: 2, and more that is not kept\n",
+            "step 1     exit code 1; lines of output: 2; 70000 more bytes are not kept\n",
             "/bin/x \"two words\" ",
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
