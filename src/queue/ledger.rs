@@ -5,8 +5,8 @@
 
 use rusqlite::Connection;
 
-use super::Unavailable;
 use super::sqlite::Settings;
+use super::{SubmitError, Unavailable};
 use crate::domain::job::JobId;
 
 /// A transaction that has begun.
@@ -60,11 +60,23 @@ impl Ledger<'_> {
         }
     }
 
-    /// Runs one command that refuses before it changes anything. Should it fail later, the whole transaction is given up:
-    /// a savepoint would copy every page that the command is about to change, which costs as much as changing it.
-    pub(super) fn unguarded<T, E>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, E> {
+    /// Takes in a submission, which is refused before anything is changed. Should it fail otherwise, the whole transaction is
+    /// given up: a savepoint would copy every page that is about to change, which costs as much as changing it.
+    pub(super) fn unguarded<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, SubmitError>,
+    ) -> Result<T, SubmitError> {
         let before = self.connection.total_changes();
-        work(self).inspect_err(|_| self.lost |= self.connection.total_changes() != before)
+        work(self).inspect_err(|error| {
+            self.lost |= match error {
+                SubmitError::Conflict(_)
+                | SubmitError::Forgotten
+                | SubmitError::Full
+                | SubmitError::Disagrees(_) => self.connection.total_changes() != before,
+                // What it may have changed before it failed need not be counted.
+                SubmitError::Unavailable(_) => true,
+            };
+        })
     }
 
     fn run(&self, sql: &str) -> Result<(), Unavailable> {
