@@ -12,7 +12,7 @@ use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tower::ServiceExt as _;
 
 use super::generation::Generation;
@@ -40,6 +40,8 @@ struct Inner {
     exchange: Mutex<BTreeMap<Alarm, String>>,
     /// What the network is shown of a generation; unset in a process that does not face it.
     face: OnceLock<MakeFace>,
+    /// Tells the listener; set with `face`.
+    settings: OnceLock<watch::Sender<Arc<listener::Settings>>>,
     /// Whose bounds are the policy's; unset in a process that keeps no jobs.
     store: OnceLock<Store>,
     recorder: Recorder,
@@ -81,6 +83,7 @@ impl Live {
             now: ArcSwap::from_pointee(serving),
             exchange: Mutex::default(),
             face: OnceLock::new(),
+            settings: OnceLock::new(),
             store: OnceLock::new(),
             recorder: recorder.clone(),
             clock: clock.clone(),
@@ -91,7 +94,7 @@ impl Live {
     }
 
     /// From now on the network is shown what `make` makes of each generation, given what it made of the one before.
-    /// Returns a way to ask for the listener's settings in force.
+    /// Returns the listener's settings in force.
     pub(super) fn show(
         &self,
         make: impl Fn(&Generation, Option<&Face>) -> Option<Face> + Send + Sync + 'static,
@@ -99,13 +102,9 @@ impl Live {
         let make = self.0.face.get_or_init(|| Box::new(make));
         let generation = self.generation();
         let face = make(&generation, None)?;
-        let first = Arc::clone(&face.settings);
+        let settings = self.0.settings.get_or_init(|| watch::Sender::new(Arc::clone(&face.settings)));
         self.0.now.store(Arc::new(Serving { generation, face: Some(face) }));
-        let live = self.clone();
-        Some(Arc::new(move || {
-            let now = live.0.now.load();
-            Arc::clone(now.face.as_ref().map_or(&first, |face| &face.settings))
-        }))
+        Some(settings.subscribe())
     }
 
     /// From now on the bounds of `store` are those of each policy.
@@ -220,7 +219,7 @@ impl Live {
 
     /// The one swap, and the bounds of what outlives it.
     fn put(&self, generation: Generation) {
-        let Inner { now, face, store, recorder, .. } = &*self.0;
+        let Inner { now, face, settings, store, recorder, .. } = &*self.0;
         if let Some(store) = store.get() {
             store.settle(super::works::settings(&generation.policy));
         }
@@ -229,7 +228,11 @@ impl Live {
         recorder.offer(generation.policy.routes.keys());
         let former = now.load();
         let face = face.get().and_then(|make| make(&generation, former.face.as_ref()));
+        let shown = face.as_ref().map(|face| Arc::clone(&face.settings));
         now.store(Arc::new(Serving { generation: Arc::new(generation), face }));
+        if let (Some(shown), Some(settings)) = (shown, settings.get()) {
+            settings.send_replace(shown);
+        }
     }
 
     /// Raises these alarms of files, and that what is in force says nothing any more; clears all others of files.

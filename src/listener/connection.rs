@@ -15,7 +15,7 @@ use hyper::service::{HttpService, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustix::net::sockopt;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -29,9 +29,9 @@ use super::malformed::Verdict;
 use super::phase::{Answer, Phase};
 use super::proxy::{self, Told};
 use super::seldom::Seldom;
-use super::shares::{Holder, Share, Shares, Waiting};
+use super::shares::{Claim, Share, Shares};
 use super::stream::{Patience, TimedStream};
-use super::{Limits, Reports, Settings, turn_away};
+use super::{Reports, Settings, turn_away};
 use crate::domain::identity::{Peer, Presented, Shown};
 use crate::domain::source::Source;
 use crate::trust::certificate;
@@ -40,9 +40,6 @@ use crate::trust::certificate;
 const MOST_HEADERS: usize = 64;
 /// Largest head of a request, and what is buffered of an answer, in bytes; beyond, hyper answers 431.
 const LARGEST_HEAD: usize = 16 * 1024;
-
-/// Why a connection over its source's limit is turned away.
-const TOO_MANY: &str = "too many connections from this source";
 
 /// When the kernel first asks a silent peer whether it is still there, and how often and how many times more.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
@@ -60,25 +57,21 @@ pub(super) struct Desk {
     pub(super) reports: Reports,
 }
 
-/// What a new connection has of its source.
-pub(super) enum Claim {
-    /// A place.
-    Now(Share),
-    /// The wait for one.
-    Later(Waiting),
-}
-
 impl Desk {
-    /// One more connection for the source of `address`, or `None` when it has as many as it may, and too many wait.
-    pub(super) fn claim(&self, address: SocketAddr, limits: &Limits) -> Option<Claim> {
-        let source = Source::of(address.ip());
-        let now = self.shares.take(Holder::Source(source), limits).map(Claim::Now);
-        let claim = now.or_else(|| self.shares.queue(source, limits).map(Claim::Later));
+    /// One more connection for the source of `address`. `None` when it has as many as it may, and too many wait; the
+    /// connection has been turned away then.
+    pub(super) fn claim(&self, address: SocketAddr, socket: &TcpStream) -> Option<Claim> {
+        let claim = self.shares.claim(Source::of(address.ip()));
         if claim.is_none() {
-            self.reports.counts.turned_away(Full::Source);
-            self.warn(address, &TOO_MANY);
+            self.too_many(address, socket);
         }
         claim
+    }
+
+    fn too_many(&self, address: SocketAddr, socket: &TcpStream) {
+        turn_away(socket);
+        self.reports.counts.turned_away(Full::Source);
+        self.warn(address, &"too many connections from this source");
     }
 
     /// Sees a connection through, from the handshake to its end. Without a claim it is a load balancer's, and begins with
@@ -111,7 +104,7 @@ impl Desk {
         drop(handshake);
         hurry(stream.get_ref().0.socket());
         let shown = shown(&stream, *epoch);
-        let Some(_share) = self.reassign(share, &shown, limits) else {
+        let Some(_share) = self.reassign(share, &shown) else {
             self.reports.counts.turned_away(Full::Identity);
             return self.warn(address, &"too many connections with this certificate");
         };
@@ -155,8 +148,8 @@ impl Desk {
         let (address, claim) = match claim {
             Some(claim) => (address, claim),
             None => match timeout_at(until, proxy::read(&mut stream)).await {
-                Ok(Ok(Told::Client(client))) => (client, self.claim(client, limits)?),
-                Ok(Ok(Told::Balancer)) => (address, self.claim(address, limits)?),
+                Ok(Ok(Told::Client(client))) => (client, self.claim(client, stream.socket())?),
+                Ok(Ok(Told::Balancer)) => (address, self.claim(address, stream.socket())?),
                 Ok(Err(error)) => {
                     self.reports.counts.failed(Failure::ProxyHeader);
                     self.warn(address, &error);
@@ -172,16 +165,24 @@ impl Desk {
         let share = match claim {
             Claim::Now(share) => share,
             Claim::Later(waiting) => {
-                let Ok(Some(share)) = timeout_at(until, waiting.place()).await else {
-                    self.reports.counts.turned_away(Full::Source);
-                    self.warn(address, &TOO_MANY);
-                    turn_away(stream.socket());
+                let share = tokio::select! {
+                    share = timeout_at(until, waiting.place()) => share,
+                    () = gone(stream.socket()) => {
+                        turn_away(stream.socket());
+                        self.reports.counts.failed(Failure::Gone);
+                        self.complain(address, &"gone before there was a place");
+                        return None;
+                    }
+                };
+                let Ok(Some(share)) = share else {
+                    self.too_many(address, stream.socket());
                     return None;
                 };
                 until = Instant::now() + limits.handshake;
                 share
             }
         };
+        self.reports.counts.let_in();
         match timeout_at(until, TlsAcceptor::from(Arc::clone(tls)).accept(stream)).await {
             Ok(Ok(stream)) => Some((stream, address, share)),
             Ok(Err(error)) => {
@@ -198,12 +199,9 @@ impl Desk {
 
     /// From now on a connection counts for the holder of its certificate; without one it goes on counting for its
     /// source. `None` when the holder has as many as it may.
-    fn reassign(&self, share: Share, shown: &Shown, limits: &Limits) -> Option<Share> {
+    fn reassign(&self, share: Share, shown: &Shown) -> Option<Share> {
         match shown {
-            Shown::Verified(presented) => {
-                let holder = Holder::Certname(presented.certificate.certname.as_str().into());
-                self.shares.take(holder, limits)
-            }
+            Shown::Verified(presented) => self.shares.take(&presented.certificate.certname),
             Shown::Nothing | Shown::Unusable(_) => Some(share),
         }
     }
@@ -266,6 +264,13 @@ fn hurry(socket: &TcpStream) {
     let _ = sockopt::set_tcp_keepidle(socket, KEEPALIVE_AFTER);
     let _ = sockopt::set_tcp_keepintvl(socket, KEEPALIVE_EVERY);
     let _ = sockopt::set_tcp_keepcnt(socket, KEEPALIVE_TRIES);
+}
+
+/// Returns when the client has gone, or sends nothing any more: whatever it sent before is still unread. The kernel says so
+/// beside, and not by, that there is something to read; urgent data, of which the interest speaks, is not subscribed to.
+async fn gone(socket: &TcpStream) {
+    // A socket that cannot be watched is given up, too.
+    let _ = socket.ready(Interest::PRIORITY | Interest::ERROR).await;
 }
 
 fn shown(stream: &TlsStream<TimedStream>, epoch: u64) -> Shown {

@@ -13,7 +13,7 @@ type ByReason = Family<[(&'static str, &'static str); 1], Counter>;
 #[derive(Clone)]
 pub struct Counts {
     open: Gauge,
-    accepted: Counter,
+    let_in: Counter,
     failed: ByReason,
     turned_away: ByReason,
 }
@@ -36,7 +36,8 @@ pub(super) enum Failure {
 /// Why a connection got no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
-    /// `limits.connections`: not turned away, but left to wait in the kernel.
+    /// `limits.connections`: a time that no other could have been accepted. Who comes then is not turned away, but waits in
+    /// the kernel, where nobody counts.
     Overall,
     /// `limits.connections_per_source`
     Source,
@@ -74,7 +75,7 @@ impl Default for Counts {
     fn default() -> Self {
         let counts = Self {
             open: Gauge::default(),
-            accepted: Counter::default(),
+            let_in: Counter::default(),
             failed: Family::default(),
             turned_away: Family::default(),
         };
@@ -102,25 +103,31 @@ impl Counts {
     /// Shows them to whoever scrapes `registry`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("connections_open", "Connections that are open", self.open.clone());
-        registry.register(
-            "connections",
-            "Connections that were let in to a handshake",
-            self.accepted.clone(),
-        );
+        registry.register("connections", "Connections that were let in to a handshake", self.let_in.clone());
         let help = "Connections that ended before a request could be sent, by why";
         registry.register("handshakes_failed", help, self.failed.clone());
-        let help = "Connections for which there was no place, by which limit; overall: times that new ones had to wait";
+        let help =
+            "Connections for which there was no place, by which limit; overall: times that all were open";
         registry.register("connections_turned_away", help, self.turned_away.clone());
     }
 
+    pub(super) fn let_in(&self) {
+        self.let_in.inc();
+    }
+
     pub(super) fn open(&self) -> Open {
-        self.accepted.inc();
         self.open.inc();
         Open(self.open.clone())
     }
 
     pub(super) fn failed(&self, failure: Failure) {
         self.failed.get_or_create_owned(&[("reason", failure.as_str())]).inc();
+    }
+
+    /// How many failed for this reason.
+    #[cfg(test)]
+    pub(super) fn failures(&self, reason: &'static str) -> u64 {
+        self.failed.get_or_create_owned(&[("reason", reason)]).get()
     }
 
     pub(super) fn turned_away(&self, full: Full) {

@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
@@ -64,6 +64,8 @@ pub(super) struct Gateway {
     pub(super) ca: Authority,
     pub(super) revoked: Issued,
     pub(super) address: SocketAddr,
+    settings: watch::Sender<Arc<Settings>>,
+    pub(super) counts: Counts,
     pub(super) stop: CancellationToken,
     pub(super) serving: JoinHandle<()>,
     pub(super) held: Arc<Notify>,
@@ -133,20 +135,31 @@ impl Gateway {
                 Ok(Response::new(Body::from(text)))
             }
         });
+        let counts = Counts::default();
         let (report, malformed) = mpsc::unbounded_channel();
-        let settings = Arc::new(Settings { tls, epoch: 0, limits, trusted_proxies: Vec::new() });
+        let settings =
+            watch::Sender::new(Arc::new(Settings { tls, epoch: 0, limits, trusted_proxies: Vec::new() }));
         let serving = tokio::spawn(serve(
             sockets,
-            Arc::new(move || Arc::clone(&settings)),
+            settings.subscribe(),
             clock,
             service,
             stop.clone(),
             Reports {
-                counts: Counts::default(),
+                counts: counts.clone(),
                 malformed: Box::new(move |_, why| report.send(why).unwrap_or_default()),
             },
         ));
-        Self { ca, revoked, address, stop, serving, held, arrived, dropped, malformed }
+        Self { ca, revoked, address, settings, counts, stop, serving, held, arrived, dropped, malformed }
+    }
+
+    /// Puts other limits in force.
+    pub(super) fn limit(&self, limits: Limits) {
+        self.settings.send_modify(|settings| {
+            let Settings { tls, epoch, trusted_proxies, .. } = &**settings;
+            let (tls, trusted_proxies) = (Arc::clone(tls), trusted_proxies.clone());
+            *settings = Arc::new(Settings { tls, epoch: *epoch, limits, trusted_proxies });
+        });
     }
 
     pub(super) fn config(

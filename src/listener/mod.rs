@@ -6,7 +6,7 @@
 //! [`Peer`](crate::domain::identity::Peer).
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use hyper::{Request, Response};
 use ipnet::IpNet;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -51,7 +51,7 @@ pub use counts::Counts;
 use counts::{Full, Open};
 pub use framing::Framed;
 pub use malformed::{Malformed, Verdict};
-use room::Room;
+use room::{Place, Room};
 use seldom::Seldom;
 use shares::Shares;
 pub use tls::tls_config;
@@ -92,6 +92,11 @@ impl Limits {
     const fn waiting(&self) -> usize {
         self.connections / 4
     }
+
+    /// Those of them that may be of one source, so that others can wait beside it.
+    const fn waiting_per_source(&self) -> usize {
+        self.waiting().div_ceil(2)
+    }
 }
 
 impl From<&policy::Limits> for Limits {
@@ -127,8 +132,9 @@ impl Settings {
     }
 }
 
-/// Tells the settings in force, at each connection anew.
-pub type InForce = Arc<dyn Fn() -> Arc<Settings> + Send + Sync>;
+/// The settings in force, and the news when they change. What is asked of a connection is what was in force when it came;
+/// how many there may be is what is in force now.
+pub type InForce = watch::Receiver<Arc<Settings>>;
 
 /// What is told of connections.
 pub struct Reports {
@@ -155,59 +161,80 @@ pub async fn serve<S>(
     S::Future: Send,
 {
     let troubles = Seldom::new(clock.clone(), TROUBLE_PERIOD);
+    let limits = settings.borrow().limits;
     let desk = Arc::new(Desk {
-        shares: Arc::new(Shares::default()),
+        shares: Shares::new(limits),
         stop: stop.clone(),
         warnings: Seldom::new(clock.clone(), COMPLAINT_PERIOD),
         complaints: Seldom::new(clock, COMPLAINT_PERIOD),
         reports,
     });
-    let mut room = Room::default();
+    let room = Arc::new(Room::default());
     let connections = TaskTracker::new();
     let abort = CancellationToken::new();
     let _abort_when_dropped = abort.clone().drop_guard();
-
-    let mut first = 0;
-    loop {
-        first = (first + 1) % sockets.len().max(1);
-        room.resize(settings().limits.connections);
-        let arrival = tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            arrival = arrival(&sockets, first, &room.places, &desk.reports.counts, &troubles) => arrival,
-        };
-        let (permit, socket, address) = match arrival {
-            Ok(arrival) => arrival,
-            Err(error) if is_of_one_connection(&error) => continue,
-            Err(error) => {
-                troubles.say(|left_out| tracing::error!(%error, left_out, "cannot accept connections"));
-                tokio::select! {
-                    () = stop.cancelled() => break,
-                    () = sleep(ACCEPT_PAUSE) => continue,
-                }
-            }
-        };
-        let settings = settings();
+    let attend = |place: Place, socket: TcpStream, address: SocketAddr| {
+        let settings = Arc::clone(&settings.borrow());
         // A balancer's connections are those of its clients; whose, is known once it has said so.
         let claim = if settings.trusts(address) {
             None
-        } else if let Some(claim) = desk.claim(address, &settings.limits) {
+        } else if let Some(claim) = desk.claim(address, &socket) {
             Some(claim)
         } else {
-            turn_away(&socket);
-            continue;
+            return;
         };
-        let place = (permit, desk.reports.counts.open());
+        let place = (place, desk.reports.counts.open());
         let attended = Arc::clone(&desk).attend(settings, socket, address, claim, service.clone());
         connections.spawn(unless(abort.clone(), attended, place));
+    };
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = follow(settings.clone(), &room, &desk.shares) => {}
+        () = accept(&sockets, &room, &desk.reports.counts, &troubles, attend) => {}
     }
 
     drop(sockets);
     connections.close();
-    if timeout(settings().limits.drain, connections.wait()).await.is_err() {
+    let drain = settings.borrow().limits.drain;
+    if timeout(drain, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "ended while still busy: the time to finish is over");
         abort.cancel();
         connections.wait().await;
+    }
+}
+
+/// Holds all connections together to the settings in force, for ever.
+async fn follow(mut settings: InForce, room: &Room, shares: &Arc<Shares>) {
+    loop {
+        let limits = settings.borrow_and_update().limits;
+        room.resize(limits.connections);
+        shares.hold_to(limits);
+        if settings.changed().await.is_err() {
+            return pending().await;
+        }
+    }
+}
+
+/// Accepts connections as long as there is room for them, for ever.
+async fn accept(
+    sockets: &[TcpListener],
+    room: &Arc<Room>,
+    counts: &Counts,
+    troubles: &Seldom,
+    attend: impl Fn(Place, TcpStream, SocketAddr),
+) {
+    let mut first = 0;
+    loop {
+        first = (first + 1) % sockets.len().max(1);
+        match arrival(sockets, first, room, counts, troubles).await {
+            Ok((socket, address)) => attend(room.enter(), socket, address),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                troubles.say(|left_out| tracing::error!(%error, left_out, "cannot accept connections"));
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
 }
 
@@ -215,17 +242,21 @@ pub async fn serve<S>(
 async fn arrival(
     sockets: &[TcpListener],
     first: usize,
-    room: &Arc<Semaphore>,
+    room: &Room,
     counts: &Counts,
     troubles: &Seldom,
-) -> io::Result<(OwnedSemaphorePermit, TcpStream, SocketAddr)> {
-    if room.available_permits() == 0 {
-        counts.turned_away(Full::Overall);
-        troubles.say(|left_out| tracing::warn!(left_out, "limits.connections is reached; new ones wait"));
-    }
-    let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
-    let (socket, address) = poll_fn(|cx| {
-        let (early, late) = sockets.split_at(first.min(sockets.len()));
+) -> io::Result<(TcpStream, SocketAddr)> {
+    let (early, late) = sockets.split_at(first.min(sockets.len()));
+    let mut is_told = false;
+    poll_fn(|cx| {
+        if room.poll_free(cx).is_pending() {
+            if !std::mem::replace(&mut is_told, true) {
+                counts.turned_away(Full::Overall);
+                troubles
+                    .say(|left_out| tracing::warn!(left_out, "limits.connections is reached; new ones wait"));
+            }
+            return Poll::Pending;
+        }
         for socket in late.iter().chain(early) {
             if let Poll::Ready(accepted) = socket.poll_accept(cx) {
                 return Poll::Ready(accepted);
@@ -233,8 +264,7 @@ async fn arrival(
         }
         Poll::Pending
     })
-    .await?;
-    Ok((permit, socket, address))
+    .await
 }
 
 /// Lets the end of a connection be a reset, which leaves nothing behind in the kernel, where an orderly close would for a
@@ -252,11 +282,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Sees a connection through unless `abort` is cancelled; its place is taken until then.
-async fn unless(
-    abort: CancellationToken,
-    attended: impl Future<Output = ()>,
-    place: (OwnedSemaphorePermit, Open),
-) {
+async fn unless(abort: CancellationToken, attended: impl Future<Output = ()>, place: (Place, Open)) {
     tokio::select! {
         () = abort.cancelled() => {}
         () = attended => {}

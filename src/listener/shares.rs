@@ -1,20 +1,20 @@
 //! How many connections one source, or the holder of one certificate, has open, and who waits for a place of its source.
 //!
 //! Counts connections and nothing else: its map has at most one entry per connection that is open or waits, and an entry
-//! goes with the last of them. Whoever waits is served in the order of arrival at its source, and is not timed here.
+//! goes with the last of them. Whoever waits is served in the order in which it came to its source, and is not timed here.
+//! The limits are those in force, also for whoever came under others.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 
 use super::Limits;
-use super::room::Room;
 use crate::domain::source::Source;
 
 /// Whose connections are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Holder {
+enum Holder {
     /// Everybody at one source who has not shown a certificate.
     Source(Source),
     /// The holder of a verified certificate with this common name.
@@ -22,83 +22,113 @@ pub(super) enum Holder {
 }
 
 /// The open and the waiting connections.
-#[derive(Default)]
 pub(super) struct Shares(Mutex<Book>);
 
-#[derive(Default)]
 struct Book {
+    limits: Limits,
     holders: HashMap<Holder, Account>,
     /// Connections that wait, for whatever place.
     waiting: usize,
+    /// How many have ever waited.
+    tickets: u64,
 }
 
 #[derive(Default)]
 struct Account {
-    room: Room,
-    /// Connections that are open or wait.
-    connections: usize,
+    /// Connections that are open.
+    open: usize,
+    /// Those that wait, by their tickets. As long as anybody waits no place is free.
+    waiting: BTreeMap<u64, oneshot::Sender<Share>>,
+}
+
+/// What a new connection has of its source.
+pub(super) enum Claim {
+    /// A place.
+    Now(Share),
+    /// The wait for one.
+    Later(Waiting),
 }
 
 /// One open connection; it is counted until this is dropped.
 #[must_use]
 pub(super) struct Share {
-    // Given back before the entry can go.
-    _place: OwnedSemaphorePermit,
-    _entry: Entry,
+    shares: Arc<Shares>,
+    holder: Holder,
 }
 
 /// One connection that waits for a place of its source; it has left the queue when this is dropped.
 #[must_use]
 pub(super) struct Waiting {
-    places: Arc<Semaphore>,
-    entry: Entry,
     _turn: Turn,
-}
-
-/// Keeps a holder's account.
-struct Entry {
-    shares: Arc<Shares>,
-    holder: Holder,
+    place: oneshot::Receiver<Share>,
 }
 
 /// One of the connections that wait.
-struct Turn(Arc<Shares>);
+struct Turn {
+    shares: Arc<Shares>,
+    holder: Holder,
+    ticket: u64,
+}
 
 impl Shares {
-    /// One more connection for `holder`, or `None` when it has as many as `limits` allow it, or others wait for one.
-    pub(super) fn take(self: &Arc<Self>, holder: Holder, limits: &Limits) -> Option<Share> {
-        let (places, entry) = self.enter(holder, limits);
-        let place = places.try_acquire_owned().ok()?;
-        Some(Share { _place: place, _entry: entry })
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Book { limits, holders: HashMap::new(), waiting: 0, tickets: 0 })))
     }
 
-    /// A place in the queue of `source`, or `None` when as many wait, for whatever source, as `limits` allow.
-    pub(super) fn queue(self: &Arc<Self>, source: Source, limits: &Limits) -> Option<Waiting> {
-        let turn = self.turn(limits.waiting())?;
-        let (places, entry) = self.enter(Holder::Source(source), limits);
-        Some(Waiting { places, entry, _turn: turn })
+    /// From now on these limits are in force: whom they leave a place gets it at once, and where more are open than they
+    /// allow, places go as they are given back.
+    pub(super) fn hold_to(self: &Arc<Self>, limits: Limits) {
+        let mut book = self.lock();
+        book.limits = limits;
+        let holders: Vec<_> = book.holders.keys().cloned().collect();
+        let mut called = Vec::new();
+        for holder in holders {
+            while let Some(place) = book.call(&holder) {
+                called.push((place, Share { shares: Arc::clone(self), holder: holder.clone() }));
+            }
+        }
+        drop(book);
+        for (place, share) in called {
+            // One that has just gone gives it back by dropping it.
+            let _ = place.send(share);
+        }
     }
 
-    fn enter(self: &Arc<Self>, holder: Holder, limits: &Limits) -> (Arc<Semaphore>, Entry) {
-        let most = match &holder {
-            Holder::Source(_) => limits.connections_per_source,
-            Holder::Certname(_) => limits.connections_per_identity,
+    /// One more connection for `source`: a place, the wait for one behind all others of that source, or `None` when too
+    /// many wait.
+    pub(super) fn claim(self: &Arc<Self>, source: Source) -> Option<Claim> {
+        let holder = Holder::Source(source);
+        let mut book = self.lock();
+        let limits = book.limits;
+        let Some(account) =
+            book.holders.get_mut(&holder).filter(|account| !account.is_free(&holder, &limits))
+        else {
+            return Some(Claim::Now(self.open(book, holder)));
         };
-        let mut book = self.lock();
-        let account = book.holders.entry(holder.clone()).or_default();
-        account.connections += 1;
-        account.room.resize(most);
-        (Arc::clone(&account.room.places), Entry { shares: Arc::clone(self), holder })
-    }
-
-    fn turn(self: &Arc<Self>, most: usize) -> Option<Turn> {
-        let mut book = self.lock();
-        if book.waiting >= most {
+        if account.waiting.len() >= limits.waiting_per_source() || book.waiting >= limits.waiting() {
             return None;
         }
+        let (sender, place) = oneshot::channel();
         book.waiting += 1;
+        book.tickets += 1;
+        let ticket = book.tickets;
+        book.account(&holder).waiting.insert(ticket, sender);
         drop(book);
-        Some(Turn(Arc::clone(self)))
+        let _turn = Turn { shares: Arc::clone(self), holder, ticket };
+        Some(Claim::Later(Waiting { _turn, place }))
+    }
+
+    /// One more connection with this certificate, or `None` when there are as many as may be.
+    pub(super) fn take(self: &Arc<Self>, certname: &str) -> Option<Share> {
+        let holder = Holder::Certname(certname.into());
+        let book = self.lock();
+        let is_free = book.holders.get(&holder).is_none_or(|account| account.is_free(&holder, &book.limits));
+        is_free.then(|| self.open(book, holder))
+    }
+
+    fn open(self: &Arc<Self>, mut book: MutexGuard<'_, Book>, holder: Holder) -> Share {
+        book.account(&holder).open += 1;
+        Share { shares: Arc::clone(self), holder }
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
@@ -106,36 +136,67 @@ impl Shares {
     }
 }
 
-impl Waiting {
-    /// The place, as soon as it is this connection's turn.
-    pub(super) async fn place(self) -> Option<Share> {
-        let place = self.places.acquire_owned().await.ok()?;
-        Some(Share { _place: place, _entry: self.entry })
+impl Book {
+    fn account(&mut self, holder: &Holder) -> &mut Account {
+        self.holders.entry(holder.clone()).or_default()
+    }
+
+    /// Gives a free place to whoever has waited longest for it; who that is.
+    fn call(&mut self, holder: &Holder) -> Option<oneshot::Sender<Share>> {
+        let account = self.holders.get_mut(holder).filter(|account| account.is_free(holder, &self.limits))?;
+        let (_, place) = account.waiting.pop_first()?;
+        account.open += 1;
+        self.waiting -= 1;
+        Some(place)
     }
 }
 
-impl Drop for Entry {
+impl Account {
+    fn is_free(&self, holder: &Holder, limits: &Limits) -> bool {
+        let most = match holder {
+            Holder::Source(_) => limits.connections_per_source,
+            Holder::Certname(_) => limits.connections_per_identity,
+        };
+        self.open < most
+    }
+}
+
+impl Waiting {
+    /// The place, as soon as it is this connection's turn.
+    pub(super) async fn place(mut self) -> Option<Share> {
+        (&mut self.place).await.ok()
+    }
+}
+
+impl Drop for Share {
     fn drop(&mut self) {
         let mut book = self.shares.lock();
-        match book.holders.get_mut(&self.holder) {
-            Some(account) if account.connections > 1 => account.connections -= 1,
-            Some(_) | None => {
-                book.holders.remove(&self.holder);
-            }
+        book.account(&self.holder).open -= 1;
+        let called = book.call(&self.holder);
+        if book.account(&self.holder).open == 0 {
+            book.holders.remove(&self.holder);
+        }
+        drop(book);
+        if let Some(place) = called {
+            // One that has just gone gives it back by dropping it.
+            let _ = place.send(Self { shares: Arc::clone(&self.shares), holder: self.holder.clone() });
         }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut book = self.0.lock();
-        book.waiting = book.waiting.saturating_sub(1);
+        let mut book = self.shares.lock();
+        // It is not there when it has been called meanwhile.
+        let left =
+            book.holders.get_mut(&self.holder).and_then(|account| account.waiting.remove(&self.ticket));
+        book.waiting -= usize::from(left.is_some());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::pin::{Pin, pin};
+    use std::pin::Pin;
     use std::task::{Context, Poll, Waker};
 
     use super::super::fixture::{defaults, generous};
@@ -149,69 +210,131 @@ mod tests {
         waiting.poll(&mut Context::from_waker(Waker::noop()))
     }
 
+    fn now(shares: &Arc<Shares>, source: Source) -> Share {
+        match shares.claim(source) {
+            Some(Claim::Now(share)) => share,
+            Some(Claim::Later(_)) | None => panic!("there is no place"),
+        }
+    }
+
+    fn later(shares: &Arc<Shares>, source: Source) -> Option<Waiting> {
+        match shares.claim(source) {
+            Some(Claim::Later(waiting)) => Some(waiting),
+            Some(Claim::Now(_)) => panic!("there is a place"),
+            None => None,
+        }
+    }
+
+    fn is_empty(shares: &Shares) -> bool {
+        let book = shares.lock();
+        book.holders.is_empty() && book.waiting == 0
+    }
+
     #[test]
     fn a_holder_gets_no_more_than_its_share_and_leaves_nothing_behind() {
-        let shares = Arc::new(Shares::default());
         let limits = Limits { connections_per_source: 2, connections_per_identity: 1, ..generous() };
-        let take = |holder| shares.take(holder, &limits);
-        let of = |address| Holder::Source(source(address));
-        let held: Vec<_> = (0..2).map(|_| take(of("192.0.2.1")).unwrap()).collect();
-        assert!(take(of("192.0.2.1")).is_none());
-        let more = Limits { connections_per_source: 3, ..limits };
-        assert!(shares.take(of("192.0.2.1"), &more).is_some(), "what is open counts under new limits, too");
-        let other = take(of("192.0.2.2")).unwrap();
-        let certname = take(Holder::Certname("node1".into())).unwrap();
-        assert!(take(Holder::Certname("node1".into())).is_none());
-        assert!(take(of("192.0.2.1")).is_none(), "and under old ones");
-        drop(held);
-        assert!(take(of("192.0.2.1")).is_some());
-        drop((other, certname));
-        assert!(shares.lock().holders.is_empty());
-    }
-
-    #[test]
-    fn i7_no_more_wait_than_a_quarter_of_all_connections() {
-        let shares = Arc::new(Shares::default());
-        let limits = defaults();
-        assert_eq!((limits.connections_per_source, limits.waiting()), (256, 1024));
-        let [one, other] = ["192.0.2.1", "2001:db8::1"].map(source);
-        let held: Vec<_> = (0..256).map(|_| shares.take(Holder::Source(one), &limits).unwrap()).collect();
-        assert!(shares.take(Holder::Source(one), &limits).is_none());
-        let mut waiting: Vec<_> = (0..1024).map(|_| shares.queue(one, &limits).unwrap()).collect();
-        assert!(shares.queue(one, &limits).is_none() && shares.queue(other, &limits).is_none());
-        assert!(shares.take(Holder::Source(other), &limits).is_some(), "others need not wait");
-        drop(waiting.pop());
-        assert!(shares.queue(other, &limits).is_some());
-        drop((held, waiting));
-        let book = shares.lock();
-        assert!(book.holders.is_empty() && book.waiting == 0);
-    }
-
-    #[test]
-    fn a_place_goes_to_who_has_waited_longest_at_its_source() {
-        let shares = Arc::new(Shares::default());
-        let limits = Limits { connections_per_source: 1, ..generous() };
+        let shares = Shares::new(limits);
         let [one, other] = ["192.0.2.1", "192.0.2.2"].map(source);
-        let place = shares.take(Holder::Source(one), &limits).unwrap();
-        let elsewhere = shares.take(Holder::Source(other), &limits).unwrap();
-        let queue = |source| Box::pin(shares.queue(source, &limits).unwrap().place());
+        let held = [now(&shares, one), now(&shares, one)];
+        drop(later(&shares, one).unwrap());
+        let elsewhere = now(&shares, other);
+        let certname = shares.take("node1").unwrap();
+        assert!(shares.take("node1").is_none());
+        assert!(shares.take("node2").is_some());
+        drop(held);
+        drop(now(&shares, one));
+        drop((elsewhere, certname));
+        assert!(shares.take("node1").is_some());
+        assert!(is_empty(&shares));
+    }
+
+    #[test]
+    fn i7_an_ipv6_network_of_one_customer_has_one_share() {
+        let shares = Shares::new(Limits { connections_per_source: 1, ..generous() });
+        let _held = now(&shares, source("2001:db8:1:2::1"));
+        assert!(later(&shares, source("2001:db8:1:2:ffff::9")).is_some());
+        drop(now(&shares, source("2001:db8:1:3::1")));
+    }
+
+    #[test]
+    fn i7_no_more_wait_than_a_quarter_of_all_connections_and_half_of_them_at_one_source() {
+        let limits = defaults();
+        let shares = Shares::new(limits);
+        assert_eq!((limits.connections_per_source, limits.waiting()), (256, 1024));
+        let [one, two, three] = ["192.0.2.1", "2001:db8::1", "192.0.2.3"].map(source);
+        let fill = |source| -> Vec<_> { (0..256).map(|_| now(&shares, source)).collect() };
+        let held = [one, two, three].map(fill);
+        let queue = |source| -> Vec<_> { (0..512).map(|_| later(&shares, source).unwrap()).collect() };
+        let first = queue(one);
+        assert!(later(&shares, one).is_none(), "half of the places to wait are for others");
+        let mut second = queue(two);
+        assert!(later(&shares, three).is_none());
+        drop(now(&shares, source("192.0.2.4")));
+        second.pop();
+        assert!(later(&shares, three).is_some());
+        drop((held, first, second));
+        assert!(is_empty(&shares));
+    }
+
+    #[test]
+    fn a_place_goes_to_who_came_first_to_its_source() {
+        let shares = Shares::new(Limits { connections_per_source: 1, ..generous() });
+        let [one, other] = ["192.0.2.1", "192.0.2.2"].map(source);
+        let (place, elsewhere) = (now(&shares, one), now(&shares, other));
+        let queue = |source| Box::pin(later(&shares, source).unwrap().place());
         let (mut first, mut gone, mut second, mut third) = (queue(one), queue(one), queue(one), queue(other));
-        for waiting in [&mut first, &mut gone, &mut second, &mut third] {
+        // Who came first is asked last: not the first look counts, but the arrival.
+        for waiting in [&mut third, &mut second, &mut gone, &mut first] {
             assert!(poll(waiting.as_mut()).is_pending());
         }
         drop(gone);
         drop(place);
-        assert!(shares.take(Holder::Source(one), &limits).is_none(), "nobody overtakes who waits");
+        drop(later(&shares, one).expect("nobody overtakes who waits"));
         assert!(poll(second.as_mut()).is_pending() && poll(third.as_mut()).is_pending());
         let Poll::Ready(Some(place)) = poll(first.as_mut()) else { panic!("it was first") };
         assert!(poll(second.as_mut()).is_pending());
         drop(place);
-        let Poll::Ready(Some(place)) = poll(second.as_mut()) else { panic!("it was next") };
+        // Whoever goes with a place in its hand gives it back.
+        drop(second);
+        drop(now(&shares, one));
         drop(elsewhere);
-        let elsewhere = poll(pin!(third));
+        let elsewhere = poll(third.as_mut());
         assert!(matches!(elsewhere, Poll::Ready(Some(_))));
-        assert_eq!(shares.lock().waiting, 0);
-        drop((place, elsewhere, first, second));
-        assert!(shares.lock().holders.is_empty());
+        drop((elsewhere, first, third));
+        assert!(is_empty(&shares));
+    }
+
+    #[test]
+    fn i7_less_share_holds_as_places_come_back_although_others_wait() {
+        let limits = Limits { connections_per_source: 3, ..generous() };
+        let shares = Shares::new(limits);
+        let one = source("192.0.2.1");
+        let mut held: Vec<_> = (0..3).map(|_| now(&shares, one)).collect();
+        let mut waiting = Box::pin(later(&shares, one).unwrap().place());
+        shares.hold_to(Limits { connections_per_source: 1, ..limits });
+        while let Some(share) = held.pop() {
+            assert!(poll(waiting.as_mut()).is_pending(), "{} are still open", held.len() + 1);
+            drop(share);
+        }
+        assert!(poll(waiting.as_mut()).is_ready());
+    }
+
+    #[test]
+    fn a_larger_share_reaches_those_who_wait_at_once_and_in_order() {
+        let limits = Limits { connections_per_source: 1, ..generous() };
+        let shares = Shares::new(limits);
+        let one = source("192.0.2.1");
+        let held = now(&shares, one);
+        let [mut first, mut second, mut third] =
+            [(); 3].map(|()| Box::pin(later(&shares, one).unwrap().place()));
+        shares.hold_to(Limits { connections_per_source: 3, ..limits });
+        assert!(poll(third.as_mut()).is_pending());
+        let [Poll::Ready(Some(_first)), Poll::Ready(Some(_second))] =
+            [poll(first.as_mut()), poll(second.as_mut())]
+        else {
+            panic!("there is room for two more")
+        };
+        assert!(poll(third.as_mut()).is_pending());
+        drop((held, third));
     }
 }

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::fixture::{GET, Gateway, SHORT, TLS12, TLS13, ask, client, ended, generous, get, soon};
 use super::{Limits, Malformed};
@@ -69,25 +69,76 @@ async fn who_does_not_read_is_ended() {
     assert!(!ended(&mut stream).await);
 }
 
+/// Limits by which one connection of a source is open, one more waits, and all others are dropped.
+fn narrow() -> Limits {
+    Limits { connections: 8, connections_per_source: 1, ..generous() }
+}
+
 #[tokio::test]
 async fn beyond_its_share_a_source_waits_for_a_place() {
-    let gateway = Gateway::start(Limits { connections_per_source: 1, ..generous() });
+    let gateway = Gateway::start(narrow());
+    let mut first = gateway.anonymous().await.unwrap();
+    let second = TcpStream::connect(gateway.address).await.unwrap();
+    // That a third one is dropped tells that the second one waits.
+    assert!(gateway.ask(gateway.config(TLS13, None)).await.is_err());
+    ask(&mut first, GET).await.unwrap();
+    drop(first);
+    let mut second = soon(gateway.greet(gateway.config(TLS13, None), second)).await.unwrap();
+    ask(&mut second, GET).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_larger_share_is_given_to_those_who_wait_at_once() {
+    let gateway = Gateway::start(narrow());
+    let mut first = gateway.anonymous().await.unwrap();
+    let second = TcpStream::connect(gateway.address).await.unwrap();
+    assert!(gateway.ask(gateway.config(TLS13, None)).await.is_err());
+    gateway.limit(Limits { connections_per_source: 2, ..narrow() });
+    let mut second = soon(gateway.greet(gateway.config(TLS13, None), second)).await.unwrap();
+    ask(&mut second, GET).await.unwrap();
+    ask(&mut first, GET).await.unwrap();
+}
+
+#[tokio::test]
+async fn more_room_is_given_to_those_who_wait_in_the_kernel_at_once() {
+    let gateway = Gateway::start(Limits { connections: 1, ..generous() });
     let mut first = gateway.anonymous().await.unwrap();
     ask(&mut first, GET).await.unwrap();
-    let second = gateway.ask(gateway.config(TLS13, None));
-    tokio::pin!(second);
-    tokio::select! {
-        biased;
-        _ = &mut second => panic!("there was no place"),
-        answer = ask(&mut first, GET) => drop(answer.unwrap()),
+    gateway.limit(Limits { connections: 2, ..generous() });
+    assert!(gateway.ask(gateway.config(TLS13, None)).await.is_ok());
+    ask(&mut first, GET).await.unwrap();
+}
+
+#[tokio::test]
+async fn i7_who_hangs_up_leaves_the_place_where_it_waited() {
+    let gateway = Gateway::start(narrow());
+    let _first = gateway.anonymous().await.unwrap();
+    for (how, gone) in [("closed", 1), ("half closed", 2), ("reset", 3)] {
+        let mut waiting = TcpStream::connect(gateway.address).await.unwrap();
+        // What it sent is still unread then.
+        waiting.write_all(b"\x16\x03\x01").await.unwrap();
+        assert!(gateway.ask(gateway.config(TLS13, None)).await.is_err(), "one waits");
+        match how {
+            "half closed" => {
+                waiting.shutdown().await.unwrap();
+                ended(&mut waiting).await;
+            }
+            "reset" => waiting.set_zero_linger().unwrap(),
+            _ => {}
+        }
+        drop(waiting);
+        let all_are_gone = async {
+            while gateway.counts.failures("gone") < gone {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(all_are_gone).await;
     }
-    drop(first);
-    assert!(soon(second).await.is_ok());
 }
 
 #[tokio::test]
 async fn i7_beyond_those_who_wait_new_ones_are_dropped() {
-    let gateway = Gateway::start(Limits { connections: 8, connections_per_source: 1, ..generous() });
+    let gateway = Gateway::start(Limits { connections: 16, connections_per_source: 1, ..generous() });
     let anonymous = || gateway.config(TLS13, None);
     let mut first = gateway.anonymous().await.unwrap();
     ask(&mut first, GET).await.unwrap();
@@ -155,11 +206,8 @@ async fn beyond_the_last_connection_new_ones_wait() {
     ask(&mut first, GET).await.unwrap();
     let second = gateway.ask(gateway.config(TLS13, None));
     tokio::pin!(second);
-    tokio::select! {
-        biased;
-        _ = &mut second => panic!("there was no room"),
-        answer = ask(&mut first, GET) => drop(answer.unwrap()),
-    }
+    assert!(timeout(SHORT, &mut second).await.is_err(), "there was no room");
+    ask(&mut first, GET).await.unwrap();
     drop(first);
     assert!(soon(second).await.is_ok());
 }

@@ -287,7 +287,8 @@ fn i7_five_hundred_nodes_that_shake_hands_at_once_behind_one_address_are_all_ans
     drop(answered);
     assert_eq!(gateway.stop().code(), Some(0));
     let runs = wait_for_lines(&count, 1).len();
-    assert!(runs < NODES / 5, "{runs} runs");
+    println!("{runs} runs");
+    assert!(runs < NODES, "none of them has joined another");
 }
 
 /// How many connections the other end has not ended.
@@ -304,18 +305,23 @@ fn i7_whoever_waits_for_a_place_is_bounded_and_in_nobodys_way() {
     let site = site("connections = 400\nconnections_per_source = 50\nhandshake = \"1m\"");
     let gateway = site.serve();
     let silent: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(gateway.address).unwrap()).collect();
-    // So many have a place, and a quarter of all that there are may wait for one.
-    let most = 50 + 400 / 4;
-    let deadline = Instant::now() + PATIENCE;
-    while open(&silent) > most {
-        assert!(Instant::now() < deadline, "{} are open", open(&silent));
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    // So many have a place, and an eighth of all that there are may wait for one of those.
+    let most = 50 + 400 / 8;
+    let bounded = |silent: &[TcpStream], most| {
+        let deadline = Instant::now() + PATIENCE;
+        while open(silent) > most {
+            assert!(Instant::now() < deadline, "{} are open", open(silent));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    bounded(&silent, most);
     let begin = Instant::now();
     let mut good = Tls::greet(gateway.socket_from([127, 0, 0, 2]), &[], &site.ca_pem, None).unwrap();
     assert_eq!(good.ask(&gateway.post("/x", "1").request()).status, 202);
     println!("another address was answered after {:?}", begin.elapsed());
-    assert_eq!(open(&silent), most, "nobody was let go for it");
+    let others: Vec<TcpStream> = (0..200).map(|_| gateway.socket_from([127, 0, 0, 3])).collect();
+    bounded(&others, most);
+    assert_eq!((open(&silent), open(&others)), (most, most), "nobody was let go for another");
     assert!(gateway.log.text().contains("too many connections from this source"));
 }
 

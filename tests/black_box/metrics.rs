@@ -176,12 +176,18 @@ fn what_runs_and_what_waits_is_shown_and_an_end_is_counted_once() {
 
 #[test]
 fn what_becomes_of_connections_is_counted_by_reason() {
-    let site = site("connections_per_source = 3\nconnections_per_identity = 1\nhandshake = \"1s\"");
+    let site =
+        site("connections = 8\nconnections_per_source = 3\nconnections_per_identity = 1\nhandshake = \"1m\"");
     let gateway = site.serve();
     let held = [gateway.connect(), gateway.connect(), gateway.connect()];
     wait_for(&site, "connections_open", 3.0);
+    // It waits, and the next one finds nowhere to.
+    let waiting = TcpStream::connect(gateway.address).unwrap();
     assert!(gateway.try_connect(None).is_err());
     wait_for(&site, "connections_turned_away_total{reason=\"source\"}", 1.0);
+    assert_eq!(scrape(&site.path("admin.sock")).get("connections_total"), 3.0, "who waits is not let in yet");
+    drop(waiting);
+    wait_for(&site, "handshakes_failed_total{reason=\"gone\"}", 1.0);
     drop(held);
     wait_for(&site, "connections_open", 0.0);
 
@@ -204,10 +210,17 @@ fn what_becomes_of_connections_is_counted_by_reason() {
     plain.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
     wait_for(&site, "handshakes_failed_total{reason=\"tls\"}", 1.0);
     drop(TcpStream::connect(gateway.address).unwrap());
-    wait_for(&site, "handshakes_failed_total{reason=\"gone\"}", 1.0);
+    wait_for(&site, "handshakes_failed_total{reason=\"gone\"}", 2.0);
+    assert_eq!(scrape(&site.path("admin.sock")).get("connections_total"), 8.0);
+}
+
+#[test]
+fn a_handshake_that_takes_too_long_is_counted() {
+    let site = site("handshake = \"100ms\"");
+    let gateway = site.serve();
     let _silent = TcpStream::connect(gateway.address).unwrap();
     wait_for(&site, "handshakes_failed_total{reason=\"too_slow\"}", 1.0);
-    assert_eq!(scrape(&site.path("admin.sock")).get("connections_total"), 10.0);
+    assert_eq!(scrape(&site.path("admin.sock")).get("connections_total"), 1.0);
 }
 
 #[test]
@@ -217,6 +230,42 @@ fn a_gateway_that_is_full_says_how_often_it_was() {
     let _held = [gateway.connect(), gateway.connect()];
     wait_for(&site, "connections_turned_away_total{reason=\"overall\"}", 1.0);
     assert_eq!(scrape(&site.path("admin.sock")).get("connections_open"), 2.0);
+}
+
+#[test]
+fn i7_changed_limits_of_a_source_hold_for_those_who_wait_too() {
+    let site = site("connections = 8\nconnections_per_source = 2\nhandshake = \"1m\"");
+    let gateway = site.serve();
+    let socket = site.path("admin.sock");
+    let change = |from: &str, to: &str| {
+        let text = std::fs::read_to_string(site.path("gateway.toml")).unwrap();
+        let [from, to] = [from, to].map(|number| format!("connections_per_source = {number}"));
+        site.write("gateway.toml", &text.replace(&from, &to), 0o644);
+        assert_eq!(ask_socket(&socket, "POST", "/reload").0, 200);
+    };
+    // Whether one waits is seen by the next one that is turned away.
+    let waits = |turned_away| {
+        let waiting = TcpStream::connect(gateway.address).unwrap();
+        assert!(gateway.try_connect(None).is_err());
+        wait_for(&site, "connections_turned_away_total{reason=\"source\"}", turned_away);
+        waiting
+    };
+    let greet = |waiting| Tls::greet(waiting, &[], &site.ca_pem, None).unwrap();
+    let mut held = vec![gateway.connect(), gateway.connect()];
+    let waiting = waits(1.0);
+    change("2", "3");
+    held.push(greet(waiting));
+    let waiting = waits(2.0);
+    change("3", "1");
+    for open in [3.0, 2.0] {
+        drop(held.pop());
+        wait_for(&site, "connections_open", open);
+    }
+    assert_eq!(scrape(&socket).get("connections_total"), 3.0, "it waits as long as one is open");
+    drop(held);
+    let mut last = greet(waiting);
+    assert!(last.ask(&gateway.get("/x")).is_wall());
+    assert_eq!(scrape(&socket).get("connections_total"), 4.0);
 }
 
 #[test]

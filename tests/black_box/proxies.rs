@@ -1,7 +1,8 @@
 //! Behind a load balancer: the PROXY protocol's word counts, from the networks that the policy names and from nowhere else.
 
 use std::io::Read as _;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, TcpStream};
+use std::time::Instant;
 
 use crate::support::*;
 
@@ -121,4 +122,49 @@ fn i7_an_ipv6_network_of_one_customer_is_one_source() {
     assert_eq!(ask(&header(0x21, [198, 51, 100, 7], &[])), 404);
     assert_eq!(ask(&header_v6("::ffff:198.51.100.7")), 429);
     assert_eq!(ask(&header_v6("::ffff:198.51.100.8")), 404);
+}
+
+/// Connects this often, each time with `before` before TLS, and waits until all but one have been reset: that one waits.
+fn one_waits_of(gateway: &Running, before: &[u8], count: usize) -> TcpStream {
+    let mut open: Vec<_> = (0..count)
+        .map(|_| {
+            let mut socket = gateway.socket_from([127, 0, 0, 1]);
+            std::io::Write::write_all(&mut socket, before).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        })
+        .collect();
+    let deadline = Instant::now() + PATIENCE;
+    while open.len() > 1 {
+        assert!(Instant::now() < deadline, "{} are open", open.len());
+        open.retain_mut(|socket| match socket.read(&mut [0]) {
+            Ok(_) => panic!("an orderly end"),
+            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+        });
+    }
+    let socket = open.remove(0);
+    socket.set_nonblocking(false).unwrap();
+    socket
+}
+
+#[test]
+fn a_client_behind_a_load_balancer_waits_for_a_place_and_gets_it() {
+    let site = site("connections = 8\nconnections_per_source = 1\nhandshake = \"1m\"");
+    let gateway = site.serve();
+    let client = header(0x21, [198, 51, 100, 7], &[]);
+    let first = through(&gateway, &client, &site.ca_pem).unwrap();
+    let second = one_waits_of(&gateway, &client, 4);
+    drop(first);
+    let mut second = Tls::greet(second, &[], &site.ca_pem, None).unwrap();
+    assert_eq!(second.ask(&gateway.post("/x", "1").request()).status, 202);
+}
+
+#[test]
+fn i7_the_connections_of_an_ipv6_network_are_those_of_one_source() {
+    let site = site("connections = 8\nconnections_per_source = 1\nhandshake = \"1m\"");
+    let gateway = site.serve();
+    let _first = through(&gateway, &header_v6("2001:db8:1:2::1"), &site.ca_pem).unwrap();
+    let _second = one_waits_of(&gateway, &header_v6("2001:db8:1:2:ffff::9"), 4);
+    let mut other = through(&gateway, &header_v6("2001:db8:1:3::1"), &site.ca_pem).unwrap();
+    assert!(other.ask(&gateway.get("/x")).is_wall());
 }
