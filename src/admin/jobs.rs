@@ -12,6 +12,7 @@ use crate::domain::identity::Identity;
 use crate::domain::job::{JobId, JobView, State};
 use crate::domain::name::RouteName;
 use crate::queue::operate::{Cancelled, Repeat, RepeatError, Wanted};
+use crate::queue::standing::Standing;
 use crate::queue::{Found, SubmitError};
 
 /// Jobs on a page, unless the request says otherwise.
@@ -25,6 +26,9 @@ pub struct Shown {
     pub view: JobView,
     /// Everyone, the first one included.
     pub submitters: Vec<Identity>,
+    /// Why it stands where it does, which senders are not told.
+    #[serde(flatten)]
+    pub standing: Standing,
 }
 
 /// What became of a job that was to be cancelled or repeated.
@@ -55,10 +59,10 @@ impl<R> Kept<R> {
     }
 
     pub(super) async fn show(&self, job: JobId) -> Answer {
-        match self.store.find(job).await {
-            Ok(Some(Found { view, submitters })) => {
+        match self.store.inspect(job).await {
+            Ok(Some((Found { view, submitters }, standing))) => {
                 let submitters = submitters.into_iter().map(|submitter| submitter.identity).collect();
-                Answer::ok(&Shown { view, submitters })
+                Answer::ok(&Shown { view, submitters, standing })
             }
             Ok(None) => unknown(job),
             Err(error) => error.into(),

@@ -10,7 +10,7 @@
 //! | `GET /metrics` | what is counted, in the text form of `OpenMetrics` |
 //! | `GET /audit/head` | number and SHA-256 of the last line of the audit log |
 //! | `GET /jobs?state=&route=&before=&limit=` | jobs, the newest first |
-//! | `GET /jobs/<id>` | one job, with everyone who submitted it |
+//! | `GET /jobs/<id>` | one job, with everyone who submitted it, and why it stands where it does |
 //! | `GET /jobs/<id>/output` | what its steps wrote, and nothing else |
 //! | `POST /jobs/<id>/cancel` | 200 when it waited, 202 when its worker was told, 409 when it has ended |
 //! | `POST /jobs/<id>/retry` | 201 and the new job |

@@ -29,10 +29,8 @@ use crate::domain::argv::Argv;
 use crate::domain::job::{Exit, JobId, State};
 use crate::domain::name::RouteName;
 use crate::policy::InForce;
+use crate::queue::operate::CANCELLED;
 use crate::queue::sqlite::{Claim, End, StepRecord, Store};
-
-/// Why a job ended as `cancelled`; who asked for it stands in the audit log.
-const CANCELLED: &str = "an operator cancelled it";
 
 /// Runs jobs, `limits.running` at once.
 pub struct Worker {

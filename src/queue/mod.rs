@@ -22,6 +22,7 @@ pub mod output;
 pub mod question;
 pub mod socket;
 pub mod sqlite;
+pub mod standing;
 
 mod claim;
 #[cfg(test)]

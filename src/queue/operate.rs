@@ -13,13 +13,16 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::Ledger;
-use super::sqlite::Store;
+use super::sqlite::{End, Store};
+use super::standing::{COLUMNS, Standing, WITH_LOCKS, standing};
 use super::{How, SubmitError, Submitted, Unavailable, schema, stored};
 use crate::domain::identity::Identity;
 use crate::domain::job::{JobId, State};
 use crate::domain::name::RouteName;
 use crate::domain::submission::{Submission, Terms};
 
+/// Why a job ended as `cancelled`; who asked for it stands in the audit log.
+pub const CANCELLED: &str = "an operator cancelled it";
 /// Most jobs on one page.
 pub const LARGEST_PAGE: usize = 1000;
 
@@ -65,6 +68,9 @@ pub struct Summary {
     /// The job that an operator repeated by this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<JobId>,
+    /// Why it stands there.
+    #[serde(flatten)]
+    pub standing: Standing,
 }
 
 /// What became of a wish to cancel.
@@ -225,7 +231,8 @@ impl Ledger<'_> {
         if !is_claimed {
             // A wish that an earlier run did not hear is fulfilled, too.
             cancels.list().remove(&job);
-            self.finish(job, &State::Cancelled.into())?;
+            let reason = Some(CANCELLED.to_owned());
+            self.finish(job, &End { state: State::Cancelled, reason, closing: None })?;
             return Ok(Some(Cancelled::Now));
         }
         // Should the process die before the run is over, what is cancelled must not run again: the recovery makes it
@@ -282,7 +289,8 @@ fn list(connection: &mut Connection, wanted: &Wanted) -> Result<Option<Page>, Un
     let of_route = if wanted.route.is_some() { "route = ?3" } else { "?3 IS NULL" };
     let limit = wanted.limit.clamp(1, LARGEST_PAGE);
     let mut statement = moment.prepare_cached(&format!(
-        "SELECT id, route, state, identity, submitted, started, finished, retry_of FROM jobs
+        "SELECT id, route, state, identity, submitted, started, finished, retry_of, {COLUMNS}
+         FROM jobs {WITH_LOCKS}
          WHERE seq < ?1 AND {of_state} AND {of_route}
          ORDER BY seq DESC LIMIT ?4"
     ))?;
@@ -305,6 +313,7 @@ fn list(connection: &mut Connection, wanted: &Wanted) -> Result<Option<Page>, Un
             started: time(5)?,
             finished: time(6)?,
             retry_of: retry_of.as_deref().map(stored::job_id).transpose()?,
+            standing: standing(row, 8)?,
         });
     }
     let more = jobs.len() > limit;

@@ -30,7 +30,11 @@ impl Readers {
 
     /// What is stored of a job.
     pub(super) async fn find(self: &Arc<Self>, job: JobId) -> Result<Option<Found>, Unavailable> {
-        self.read(move |connection| find(connection, job)).await
+        self.read(move |connection| {
+            let moment = connection.transaction()?;
+            find(&moment, job)
+        })
+        .await
     }
 
     /// The same, if one of these asked for the job.
@@ -40,9 +44,10 @@ impl Readers {
         by: Vec<Identity>,
     ) -> Result<Option<Found>, Unavailable> {
         self.read(move |connection| {
+            let moment = connection.transaction()?;
             for identity in by {
-                if asked(connection, job, &identity)? {
-                    return find(connection, job);
+                if asked(&moment, job, &identity)? {
+                    return find(&moment, job);
                 }
             }
             Ok(None)
@@ -101,8 +106,8 @@ fn body(connection: &mut Connection, job: JobId) -> Result<Option<Body>, Unavail
     Ok(bytes.optional()?.map(Body::from))
 }
 
-fn find(connection: &mut Connection, job: JobId) -> Result<Option<Found>, Unavailable> {
-    let moment = connection.transaction()?;
+/// All of it is of one moment where `moment` is a transaction.
+pub(super) fn find(moment: &Connection, job: JobId) -> Result<Option<Found>, Unavailable> {
     let mut statement = moment.prepare_cached(
         "SELECT seq, route, state, identity, parameters, submitted, started, finished, keeps, retry_of
          FROM jobs WHERE id = ?1",
@@ -137,7 +142,7 @@ fn find(connection: &mut Connection, job: JobId) -> Result<Option<Found>, Unavai
         submitted: stored::time(submitted)?,
         started: started.map(stored::time).transpose()?,
         finished: finished.map(stored::time).transpose()?,
-        steps: steps(&moment, seq, keeps < 0)?,
+        steps: steps(moment, seq, keeps < 0)?,
         running: None,
         retry_of: retry_of.as_deref().map(stored::job_id).transpose()?,
     };

@@ -157,7 +157,7 @@ impl Store {
     }
 
     /// With what a command of it that runs now has written.
-    fn shown(&self, mut found: Found) -> Found {
+    pub(super) fn shown(&self, mut found: Found) -> Found {
         self.0.outputs.show(&mut found.view);
         found
     }

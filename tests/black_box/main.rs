@@ -42,6 +42,7 @@ mod scanners;
 mod senders;
 mod shortage;
 mod signed;
+mod standing;
 mod support;
 mod trees;
 mod two_processes;

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use crate::admin::jobs::Shown;
 use crate::domain::job::{JobView, RunningStep, Step};
 use crate::queue::operate::Summary;
+use crate::queue::standing::{Standing, Waits};
 
 /// Columns of a terminal that does not say how many it has.
 const USUAL_WIDTH: usize = 80;
@@ -44,7 +45,7 @@ impl Look {
             let took = job.started.map(|started| age(started, job.finished.unwrap_or(self.now)));
             [
                 job.job.to_string(),
-                job.state.to_string(),
+                state(job),
                 age(job.submitted, self.now),
                 took.unwrap_or_else(|| "-".into()),
                 job.route.to_string(),
@@ -71,9 +72,26 @@ impl Look {
         Ok(())
     }
 
+    fn waits(&self, waits: &Waits) -> String {
+        match waits {
+            Waits::Lock { active, concurrency, before } => {
+                let before = before.map(|before| format!(", {before} wait before it"));
+                format!("its lock: {active} of {concurrency} hold it{}", before.unwrap_or_default())
+            }
+            Waits::Retry { not_before } => {
+                let left = age(self.now, *not_before);
+                format!("another attempt, not before {not_before:.0} (in {left})")
+            }
+            Waits::File { awaits } => format!("the end of {}", printable(awaits, false)),
+            Waits::Turn => "a place among the commands that run (`limits.running`)".to_owned(),
+            Waits::Start => "its start; the log says so if the system is short of something".to_owned(),
+        }
+    }
+
     /// All that is known of a job but what it wrote.
     pub(super) fn job(&self, out: &mut impl Write, shown: &Shown) -> Result<()> {
-        let Shown { view, submitters } = shown;
+        let Shown { view, submitters, standing } = shown;
+        let Standing { reason, attempt, lock, waits } = standing;
         let JobView {
             job,
             route,
@@ -92,6 +110,16 @@ impl Look {
         line("job", &job.to_string())?;
         line("route", route.as_str())?;
         line("state", state.as_str())?;
+        if let Some(reason) = reason {
+            line("reason", &printable(reason, false))?;
+        }
+        if let Some(waits) = waits {
+            line("waits for", &self.waits(waits))?;
+        }
+        if *attempt > 1 {
+            line("attempt", &attempt.to_string())?;
+        }
+        line("lock", &printable(lock, false))?;
         line("identity", &printable(&identity.to_string(), false))?;
         if submitters.len() > 1 {
             let named: Vec<_> =
@@ -127,6 +155,17 @@ impl Look {
             line("", &argv.iter().map(|word| argument(word)).collect::<Vec<_>>().join(" "))?;
         }
         Ok(())
+    }
+}
+
+/// The state, and in one word what keeps a job in it.
+fn state(summary: &Summary) -> String {
+    let state = summary.state;
+    match summary.standing.waits {
+        Some(Waits::Lock { .. }) => format!("{state}: lock"),
+        Some(Waits::Retry { .. }) => format!("{state}: retry"),
+        Some(Waits::File { .. }) => format!("{state}: file"),
+        Some(Waits::Turn | Waits::Start) | None => state.to_string(),
     }
 }
 
@@ -207,7 +246,12 @@ mod tests {
             started: Some(at(1010)),
             finished: Some(at(1140)),
             retry_of: None,
+            standing: standing(None),
         }
+    }
+
+    fn standing(waits: Option<Waits>) -> Standing {
+        Standing { reason: None, attempt: 1, lock: "kick".into(), waits }
     }
 
     fn table(width: Option<usize>, jobs: &[Summary]) -> Vec<String> {
@@ -265,7 +309,9 @@ mod tests {
             retry_of: Some(summary.job),
         };
         let mut out = Vec::new();
-        let shown = Shown { view, submitters: vec![summary.identity; 12] };
+        let reason = Some("step 1:\nexit code 1".into());
+        let standing = Standing { reason, attempt: 3, ..standing(None) };
+        let shown = Shown { view, submitters: vec![summary.identity; 12], standing };
         Look { width: None, now: at(90_000) }.job(&mut out, &shown).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert!(!text.contains(['\u{1b}', '\u{2028}']), "{text}");
@@ -273,6 +319,9 @@ mod tests {
         for part in [
             "state      failed\n",
             "retry of   01890a5d",
+            "reason     step 1:\\nexit code 1\n",
+            "attempt    3\n",
+            "lock       kick\n",
             "submitted  1970-01-01T00:16:40Z (1d ago)\n",
             ", took 2m\n",
             "and 2 more",
@@ -280,6 +329,28 @@ mod tests {
             "/bin/x \"two words\" ",
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_job_waits_for_is_named() {
+        let look = Look { width: Some(80), now: at(90_000) };
+        let lock = |before| Waits::Lock { active: 1, concurrency: 2, before };
+        for (waits, word, text) in [
+            (lock(None), "queued: lock", "its lock: 1 of 2 hold it"),
+            (lock(Some(3)), "queued: lock", "its lock: 1 of 2 hold it, 3 wait before it"),
+            (
+                Waits::Retry { not_before: at(90_120) },
+                "queued: retry",
+                "another attempt, not before 1970-01-02T01:02:00Z (in 2m)",
+            ),
+            (Waits::File { awaits: "/run/a\nb".into() }, "queued: file", "the end of /run/a\\nb"),
+            (Waits::Turn, "queued", "a place among the commands that run (`limits.running`)"),
+            (Waits::Start, "queued", "its start; the log says so if the system is short of something"),
+        ] {
+            assert_eq!(look.waits(&waits), text);
+            let standing = standing(Some(waits));
+            assert_eq!(state(&Summary { standing, ..summary(State::Queued, "kick", "node1") }), word);
         }
     }
 
