@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::support::*;
 
-const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65534;
 /// Begins a command of that user.
 pub const AS_NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
 const ROUTE: &str = "method = \"POST\"\npath = \"/PATH\"\npayload = \"none\"\n[[allow]]\nkey = [\"jenkins\"]\n[run]\nsteps = [[\"@\"]]\n";
@@ -167,7 +167,7 @@ fn is_there(pid: Pid) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
-fn children(pid: Pid) -> Vec<Pid> {
+pub fn children(pid: Pid) -> Vec<Pid> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let texts = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).unwrap());
     texts

@@ -39,6 +39,7 @@ mod reload;
 mod renewal;
 mod rights;
 mod scanners;
+mod secrets;
 mod senders;
 mod shortage;
 mod signed;
