@@ -233,3 +233,41 @@ fn i4_a_waiting_job_that_the_new_policy_does_not_offer_is_refused() {
     gateway.log.wait_for(|line| line.contains("finished") && line.contains("refused")).unwrap();
     assert!(gateway.send(&gateway.get(&queued)).is_wall());
 }
+
+#[test]
+fn lowered_limits_of_jobs_hold_from_a_reload_on() {
+    let site = site("running = 2\njobs = 10");
+    let (ran, gates) = (site.path("ran"), site.path("gates"));
+    std::fs::create_dir(&gates).unwrap();
+    let program = site.program(
+        "program",
+        &format!("echo $1 >> {}\nwhile [ ! -e {}/$1 ]; do sleep 0.02; done", ran.display(), gates.display()),
+    );
+    for name in ["a", "b", "c", "d", "e"] {
+        let text = ROUTE.replace("/x", &format!("/{name}")).replace("/bin/echo", &program);
+        site.route(name, &text.replace('@', name));
+    }
+    let gateway = site.serve();
+    let send = |name: &str| gateway.send(&gateway.post(&format!("/{name}"), "1").request());
+    let running = ["a", "b"].map(|name| send(name).location());
+    wait_for_lines(&ran, 2);
+    let waiting = ["c", "d"].map(|name| send(name).location());
+
+    let text = std::fs::read_to_string(site.path("gateway.toml")).unwrap();
+    site.write("gateway.toml", &text.replace("running = 2\njobs = 10", "running = 1\njobs = 2"), 0o644);
+    assert_eq!(reload(&site).0, Some(0));
+    let full = send("e");
+    assert_eq!((full.status, full.header("retry-after")), (503, Some("5")), "two wait already: {full:?}");
+    // One of the two that run ends: the other one is as many as may run.
+    let end = |name: &str| std::fs::write(gates.join(name), "").unwrap();
+    end("a");
+    assert_eq!(gateway.ended(&running[0])["state"], "succeeded");
+    assert_eq!(waiting.each_ref().map(|job| gateway.job(job)["state"].clone()), ["queued"; 2]);
+    end("b");
+    assert_eq!(wait_for_lines(&ran, 3).len(), 3);
+    assert_eq!(gateway.ended(&running[1])["state"], "succeeded");
+    assert_eq!(gateway.job(&waiting[1])["state"], "queued", "one at a time");
+    assert_eq!(send("e").status, 202, "there is room again");
+    ["c", "d", "e"].iter().for_each(|name| end(name));
+    assert_eq!(wait_for_lines(&ran, 5)[2..], ["c", "d", "e"]);
+}
