@@ -123,6 +123,24 @@ fn confinement(writable: &Writable) -> Result<RulesetCreated, Unenforceable> {
     Ok(ruleset)
 }
 
+/// Whether every path of `writable` is there, asked before a start is on record, on a thread that may wait for a slow file
+/// system.
+///
+/// # Errors
+/// The first that is not, as a sentence, or that cannot be looked at now.
+pub(super) async fn all_there(writable: &Writable) -> Result<(), NotStarted> {
+    let paths = writable.paths.clone();
+    let looked = tokio::task::spawn_blocking(move || {
+        paths.iter().try_for_each(|path| {
+            let looked = path.metadata();
+            let what = format!("`{}` of `writable` cannot be opened", path.display());
+            looked.map(drop).map_err(|error| NotStarted::by(&what, &error))
+        })
+    });
+    let broken = |error| NotStarted::because(format!("`writable` could not be looked at: {error}"));
+    looked.await.unwrap_or_else(|error| Err(broken(error)))
+}
+
 /// How far this kernel holds commands to `writable`, where each is held as far as it can be.
 ///
 /// # Errors

@@ -156,6 +156,9 @@ impl Plan {
             *input = Some(held.map_err(|error| NotStarted::by("there is no room for the body", &error))?);
         }
         let writable = &self.conditions.restrictions.writable;
+        if let Some(writable) = writable {
+            rights::all_there(writable).await?;
+        }
         let landlock = writable.as_ref().map(|_| rights::landlock()).transpose()?;
         let command = launcher.prepare(&self.call(index, input.as_ref())).await?;
         Ok(Ready { command, landlock })

@@ -232,11 +232,23 @@ fn enforced_by_this_kernel() -> bool {
 }
 
 #[test]
-fn a_writable_path_that_is_not_there_starts_nothing() {
+fn a_writable_path_that_is_not_there_is_warned_of_and_starts_nothing() {
     let site = Site::new();
     let job = run(&site, "steps = [[\"/usr/bin/touch\", \"@/ran\"]]\nwritable = [\"@/none\"]");
-    assert_eq!(job["state"], "failed");
+    assert_eq!(job["state"], "refused");
     let reason = reason(&site);
     assert!(reason.contains("/none` of `writable` cannot be opened"), "{reason}");
     assert!(!site.path("ran").exists());
+    let audit = std::fs::read_to_string(site.path("audit.jsonl")).unwrap();
+    assert!(!audit.contains("\"started\""), "{audit}");
+    let check = || {
+        let told = bridgeward(&["check", "--policy", site.dir.path().to_str().unwrap()]);
+        String::from_utf8(told.stdout).unwrap() + &String::from_utf8(told.stderr).unwrap()
+    };
+    let (found, warning) =
+        (check(), format!("there is no `{}` on this machine", site.path("none").display()));
+    assert!(found.contains(&warning) && found.contains("jobs of this route are refused"), "{found}");
+    std::fs::create_dir(site.path("none")).unwrap();
+    let found = check();
+    assert!(!found.contains(&warning), "{found}");
 }

@@ -20,7 +20,7 @@ const MOST: u64 = 1 << 30;
 pub(super) fn decode(table: &mut Table<'_>, files: &Files, privileges: Privileges) -> Decoded<Restrictions> {
     let user = table.optional("user", |value| user(value, files));
     let limits = table.table_or_defaults("limits", "`limits`", limits);
-    let paths = table.optional("writable", writable);
+    let paths = table.optional("writable", |value| writable(value, files));
     let best_effort = table.or("writable_best_effort", false, Value::flag);
     if table.has("writable_best_effort") && !table.has("writable") {
         let place = table.place_of("writable_best_effort");
@@ -81,13 +81,23 @@ fn limits(table: &mut Table<'_>) -> Decoded<ResourceLimits> {
 }
 
 /// An empty list is fine: nothing but `/dev/null` is writable then.
-fn writable(value: Value<'_>) -> Decoded<Vec<PathBuf>> {
+fn writable(value: Value<'_>, files: &Files) -> Decoded<Vec<PathBuf>> {
     if value.is_empty_list() {
         return Ok(Vec::new());
     }
     let paths = value.set(Value::absolute_path)?;
     if paths.len() > MOST_PATHS {
         return Err(value.refuse(format!("more than {MOST_PATHS} paths")));
+    }
+    for path in &paths {
+        // Files may be named as well as directories.
+        if let Err(reason) = files.directory(path) {
+            value.page().warn(
+                value.place(),
+                format!("there is no `{}` on this machine: {reason}", path.display()),
+                "jobs of this route are refused until it is there",
+            );
+        }
     }
     Ok(paths)
 }
