@@ -64,7 +64,7 @@ impl Admit {
             Body::Whole(whole) => &whole.bytes,
             Body::TooLarge => return Err(Notice::BodyTooLarge { limit: route.body.min(self.largest) }),
             Body::TooSlow => return Err(Notice::BodyTooSlow),
-            Body::Broken => return Err(Notice::BodyBroken),
+            Body::Broken(_) => return Err(Notice::BodyBroken),
         };
         let form = Fields::new(body);
         let json = document(allowed, form, body)?;

@@ -41,9 +41,12 @@ pub(super) async fn read(body: Incoming, bounds: &Bounds) -> Result<Body, Exhaus
 async fn collect(mut body: Incoming, bounds: &Bounds) -> Result<Body, Exhausted> {
     let mut whole = Whole { bytes: Vec::new(), _share: None };
     while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else { return Ok(Body::Broken) };
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => return Ok(Body::Broken(cause(&error))),
+        };
         // Trailers do not get here; if they did, nothing of them could be covered by a signature.
-        let Ok(data) = frame.into_data() else { return Ok(Body::Broken) };
+        let Ok(data) = frame.into_data() else { return Ok(Body::Broken("it has trailers".to_owned())) };
         if data.is_empty() {
             continue;
         }
@@ -58,6 +61,11 @@ async fn collect(mut body: Incoming, bounds: &Bounds) -> Result<Body, Exhausted>
         whole.bytes.extend_from_slice(&data);
     }
     Ok(Body::Whole(whole))
+}
+
+/// The innermost of what an error is made of.
+fn cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), cause)
 }
 
 fn share(together: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Exhausted> {
@@ -104,6 +112,7 @@ mod tests {
     #[tokio::test]
     async fn a_broken_body_is_not_a_whole_one() {
         let broken = stream::iter([Ok(Bytes::from_static(b"half")), Err(std::io::Error::other("reset"))]);
-        assert!(matches!(read(Incoming::from_stream(broken), &bounds(10, 10)).await, Ok(Body::Broken)));
+        let read = read(Incoming::from_stream(broken), &bounds(10, 10)).await;
+        assert!(matches!(read, Ok(Body::Broken(how)) if how == "reset"));
     }
 }

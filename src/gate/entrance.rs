@@ -18,7 +18,7 @@ use super::answer::{self, Receipt};
 use super::body::{self, Bounds};
 use super::limiter::Limiter;
 use super::rejection::{Flood, Rejection, Why};
-use super::stage::{Arrived, Head};
+use super::stage::{Arrived, Body, Head};
 use crate::audit::outcome::Refusal;
 use crate::audit::{Record, Recorder};
 use crate::clock::Clock;
@@ -90,7 +90,7 @@ impl Threshold {
     where
         S: Service<Arrived, Response = Receipt, Error = Rejection>,
     {
-        let asked = Asked::of(&head);
+        let mut asked = Asked::of(&head);
         let (outcome, closes) = match self.admit(&head) {
             Err(rejection) => {
                 let closes = match rejection {
@@ -104,6 +104,9 @@ impl Threshold {
             Ok(()) => match body::read(body, &self.bodies).await {
                 Err(body::Exhausted) => (Err(Rejection::Flood(Flood::Bodies)), true),
                 Ok(body) => {
+                    if let Body::Broken(how) = &body {
+                        asked.broken = Some(how.clone());
+                    }
                     // A target in absolute form names a host of its own: nothing more is taken from such a sender.
                     let closes = body.whole().is_none() || head.parts.uri.authority().is_some();
                     (enter(stack, Arrived { head, body }).await, closes)
@@ -156,6 +159,8 @@ struct Asked {
     source: std::net::IpAddr,
     method: String,
     path: String,
+    /// How the body broke.
+    broken: Option<String>,
 }
 
 impl Asked {
@@ -166,6 +171,7 @@ impl Asked {
             source: head.peer.source(),
             method: head.parts.method.as_str().chars().take(16).collect(),
             path: path[..end].to_owned(),
+            broken: None,
         }
     }
 
@@ -174,8 +180,11 @@ impl Asked {
             Rejection::Wall(_) | Rejection::Flood(_) => (None, None),
             Rejection::Told(told) => (Some(told.route().clone()), Some(told.identity().clone())),
         };
-        let Self { source, method, path } = self;
-        let (reason, refusal) = (rejection.reason(), rejection.kind());
+        let Self { source, method, path, broken } = self;
+        let (mut reason, refusal) = (rejection.reason(), rejection.kind());
+        if let Some(how) = broken {
+            reason = format!("{reason}; its body broke: {how}");
+        }
         Record::Refused { source, method, path, status, reason, refusal, route, identity }
     }
 }

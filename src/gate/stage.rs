@@ -44,8 +44,8 @@ pub(super) enum Body {
     TooLarge,
     /// Not within `limits.request`.
     TooSlow,
-    /// The connection or its framing broke.
-    Broken,
+    /// The connection or its framing broke: how, in the HTTP library's words, which hold nothing that was sent.
+    Broken(String),
 }
 
 /// A whole body, and its share of `limits.bodies`.
@@ -61,7 +61,7 @@ impl Body {
     pub(super) fn whole(&self) -> Option<&[u8]> {
         match self {
             Self::Whole(whole) => Some(&whole.bytes),
-            Self::TooLarge | Self::TooSlow | Self::Broken => None,
+            Self::TooLarge | Self::TooSlow | Self::Broken(_) => None,
         }
     }
 }

@@ -127,7 +127,7 @@ impl Desk {
                 connection.await
             }
         };
-        if let Some(why) = verdict.of(&ended) {
+        if let Some(why) = verdict.unanswered(&ended) {
             (self.reports.malformed)(address.ip().to_canonical(), why);
         } else if let Err(error) = ended {
             self.complain(address, &error);

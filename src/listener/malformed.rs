@@ -52,7 +52,8 @@ impl Verdict {
         self.0.get_or_init(|| why);
     }
 
-    /// What was wrong with a connection that ended like this; `None` when it was well-formed as far as it went.
+    /// What was wrong with a connection that ended like this; `None` when it was well-formed as far as it went. What the
+    /// library alone refuses is not known of a client that does not take the answer: another error is the end then.
     #[must_use]
     pub fn of(&self, ended: &hyper::Result<()>) -> Option<Malformed> {
         let of_library = || match ended {
@@ -61,5 +62,23 @@ impl Verdict {
             Err(_) | Ok(()) => None,
         };
         self.0.get().copied().or_else(of_library)
+    }
+
+    /// The same, but `None` for a body that breaks behind a head that was well-formed: the service was handed that
+    /// request, and answers for it.
+    pub(super) fn unanswered(&self, ended: &hyper::Result<()>) -> Option<Malformed> {
+        let is_of_head = |why: &Malformed| match why {
+            Malformed::Chunk | Malformed::Trailer => ended.as_ref().is_err_and(hyper::Error::is_parse),
+            Malformed::LineEnd
+            | Malformed::Fragment
+            | Malformed::Host
+            | Malformed::Length
+            | Malformed::Encoding
+            | Malformed::LengthAndEncoding
+            | Malformed::Upgrade
+            | Malformed::HeadTooLarge
+            | Malformed::NotHttp => true,
+        };
+        self.of(ended).filter(is_of_head)
     }
 }

@@ -146,6 +146,31 @@ fn what_becomes_of_requests_and_jobs_is_counted_by_route() {
 }
 
 #[test]
+fn a_body_that_breaks_its_framing_is_one_refusal_of_whoever_sent_it() {
+    let site = site("");
+    let gateway = site.serve();
+    let node = site.node("node.example.com", &[]);
+    let head = "POST /x HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n";
+    for broken in ["1;a=b\r\n{\r\n0\r\n\r\n", "2\r\n{}\r\n0\r\na: b\r\n\r\n"] {
+        for (mut tls, status) in [(gateway.connect(), " 404 "), (gateway.connect_as(&node), " 400 ")] {
+            tls.write((head.to_owned() + broken).as_bytes()).unwrap();
+            let answer = tls.rest();
+            assert!(answer.contains(status), "{answer}");
+        }
+    }
+    wait_for(&site, "connections_open", 0.0);
+    let shown = scrape(&site.path("admin.sock"));
+    assert_eq!(shown.get("decisions_total{route=\"x\",outcome=\"body\"}"), 2.0);
+    assert_eq!(shown.get("refusals_total{reason=\"nothing_proven\"}"), 2.0);
+    assert_eq!(shown.get("refusals_total{reason=\"malformed\"}"), 0.0);
+    assert_eq!(gateway.stop().code(), Some(0));
+    let audit = std::fs::read_to_string(site.path("audit.jsonl")).unwrap();
+    let refused: Vec<_> = audit.lines().filter(|line| line.contains("\"refused\"")).collect();
+    assert_eq!(refused.len(), 4, "{audit}");
+    assert!(refused.iter().all(|line| line.contains("; its body broke: ")), "{audit}");
+}
+
+#[test]
 fn what_runs_and_what_waits_is_shown_and_an_end_is_counted_once() {
     let site = site("running = 1");
     let gate = site.path("gate");
