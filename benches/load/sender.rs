@@ -17,6 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// Where requests go, and whom to trust there.
 #[derive(Clone)]
@@ -45,11 +46,19 @@ impl Target {
         Self { address, tls: Arc::new(tls) }
     }
 
-    pub async fn connect(&self) -> Sender {
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
+    /// A connection on which no request has been sent.
+    pub async fn greet(&self) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
         let name = ServerName::try_from("localhost").unwrap();
-        let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.unwrap();
+        TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await
+    }
+
+    pub async fn connect(&self) -> Sender {
+        self.speak(self.greet().await.unwrap()).await
+    }
+
+    pub async fn speak(&self, stream: TlsStream<TcpStream>) -> Sender {
         let (http, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Sender { http, authority: format!("localhost:{}", self.address.port()) }

@@ -139,7 +139,8 @@ fn i7_a_good_client_beside_five_hundred_slow_ones_is_answered_and_they_are_ended
             .collect();
         took.sort();
         println!("median {:?}, slowest {:?}, handshakes included", took[20], took[39]);
-        assert!(took[20] < Duration::from_secs(2), "{took:?}");
+        // What it takes on a machine that does nothing else is for `benches/flood.rs` to say.
+        assert!(took[20] < PATIENCE, "{took:?}");
         assert_eq!(trickle.join().unwrap(), 125);
     });
     assert!(silent.iter().chain(&half).all(ended), "a handshake may take as long as it likes");
