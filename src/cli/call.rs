@@ -97,6 +97,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         wait: args.wait,
         clock: Clock::system(),
         first_pause: send::FIRST_PAUSE,
+        first_look: follow::SHORTEST_LOOK,
         report: Report::new(std::io::stdout(), std::io::stderr(), std::io::stderr().is_terminal()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -115,6 +116,7 @@ struct Call<O, E> {
     wait: bool,
     clock: Clock,
     first_pause: Duration,
+    first_look: Duration,
     report: Report<O, E>,
 }
 

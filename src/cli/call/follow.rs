@@ -15,10 +15,10 @@ use super::report::Shown;
 use super::send::Purpose;
 
 /// First pause between two looks at a job, also after each change; each is twice the one before.
-const SHORTEST_LOOK: Duration = Duration::from_millis(250);
+pub(super) const SHORTEST_LOOK: Duration = Duration::from_millis(250);
 /// Longest pause between two looks at a job.
 const LONGEST_LOOK: Duration = Duration::from_secs(2);
-/// How many looks in a row may fail before the wait is given up.
+/// How many looks in a row may fail, or meet the wall, before the wait is given up.
 const MOST_BLIND_LOOKS: u32 = 5;
 /// How often the elapsed time is shown anew.
 const TICK: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ impl<O: Write, E: Write> Call<O, E> {
         let target = target.context("the gateway's answer does not say where to look for the job")?;
         let look = Prepared { target, method: Method::GET, headers: Vec::new(), body: None, id: None };
         let began = self.clock.monotonic();
-        let (mut pause, mut blind) = (SHORTEST_LOOK, 0);
+        let (mut pause, mut blind) = (self.first_look, 0);
         let (mut shown, mut state) = (Shown::default(), receipt.state);
         let mut started = None;
         loop {
@@ -53,13 +53,20 @@ impl<O: Write, E: Write> Call<O, E> {
                     }
                     state = view.state;
                     if (shown, state) != before {
-                        pause = SHORTEST_LOOK;
+                        pause = self.first_look;
                     }
                 }
-                Ok(Answer::Wall) => bail!(
-                    "the gateway no longer shows us the job {}; its log says how the job goes on",
-                    receipt.job
-                ),
+                // A gate whose workers are away shows the wall to whoever asks for a job.
+                Ok(Answer::Wall) => {
+                    blind += 1;
+                    if blind >= MOST_BLIND_LOOKS {
+                        bail!(
+                            "the gateway no longer shows us the job {}; its log says how the job goes on",
+                            receipt.job
+                        );
+                    }
+                    self.report.note(format_args!("the gateway does not show us the job; looking again"))?;
+                }
                 Ok(other) => {
                     self.report.answer(&other)?;
                     blind += 1;

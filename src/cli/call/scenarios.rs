@@ -44,6 +44,7 @@ impl Caller {
             wait,
             clock: Clock::manual(jiff::Timestamp::UNIX_EPOCH).0,
             first_pause: Duration::ZERO,
+            first_look: Duration::ZERO,
             report: Report::new(Vec::new(), Vec::new(), false),
         })
     }
@@ -266,11 +267,37 @@ async fn a_failed_job_fails_the_call() {
     assert!(!succeeded && err.contains("refused") && err.contains("the gateway's log says why"), "{err}");
 }
 
+fn wall() -> Response<String> {
+    Response::builder().status(404).body("You shall not pass!".into()).unwrap()
+}
+
+#[tokio::test]
+async fn a_job_that_is_not_shown_for_a_while_is_waited_for_nevertheless() {
+    let (succeeded, out, err, seen) = called(true, |before, _| match before {
+        0 => accepted(),
+        1..=4 | 6..=9 => wall(),
+        5 => job(200, "running", &[]),
+        _ => job(200, "succeeded", &["one\n"]),
+    })
+    .await;
+    assert!(succeeded && out == "one\n" && err.contains("looking again"), "{err}");
+    assert_eq!(seen.len(), 11);
+}
+
+#[tokio::test]
+async fn a_job_that_is_never_shown_is_given_up() {
+    let ca = Ca::new("ours");
+    let answer = |before, _: &Seen| if before == 0 { accepted() } else { wall() };
+    let server = Server::start(ca.server("localhost", false, None), answer).await;
+    let mut caller = Caller::new(&ca, server.address.port(), true);
+    let error = caller.0.perform().await.unwrap_err().to_string();
+    assert!(error.contains("no longer shows us the job") && error.contains(JOB), "{error}");
+    assert_eq!(server.seen().len(), 6);
+}
+
 #[tokio::test]
 async fn refusals_are_explained() {
-    let (accepted, _, err, _) =
-        called(false, |_, _| Response::builder().status(404).body("You shall not pass!".into()).unwrap())
-            .await;
+    let (accepted, _, err, _) = called(false, |_, _| wall()).await;
     assert!(!accepted);
     for said in ["POST", "/promote", "`jenkins`", "localhost:", "1970-01-01T00:00:00Z", "audit log"] {
         assert!(err.contains(said), "{said}: {err}");
