@@ -22,7 +22,7 @@ mod scenarios;
 mod send;
 
 use answer::Answer;
-use report::{Asked, Report, Shown};
+use report::{Asked, Report, Shown, Terminals};
 use send::Purpose;
 
 /// Call a gateway: sign a request, show a certificate, or both
@@ -89,6 +89,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let client = Client::new(&trust, certificate.as_ref())?;
     let with_certificate = certificate.is_some();
+    let (out, err) = (std::io::stdout(), std::io::stderr());
+    let terminals = Terminals { out: out.is_terminal(), err: err.is_terminal() };
     let mut call = Call {
         client,
         prepared,
@@ -98,7 +100,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         clock: Clock::system(),
         first_pause: send::FIRST_PAUSE,
         first_look: follow::SHORTEST_LOOK,
-        report: Report::new(std::io::stdout(), std::io::stderr(), std::io::stderr().is_terminal()),
+        report: Report::new(out, err, terminals),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let accepted = runtime.block_on(call.perform())?;

@@ -13,8 +13,9 @@ use anyhow::bail;
 use axum::http::Method;
 
 use self::client::Client;
-use self::show::{Look, printable};
+use self::show::Look;
 use super::findings;
+use super::printable::printable;
 use crate::admin::jobs::{Done, Shown};
 use crate::clock::Clock;
 use crate::domain::job::{JobId, JobView, State};

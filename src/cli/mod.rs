@@ -19,6 +19,7 @@ pub mod explain;
 mod findings;
 pub mod jobs;
 pub mod log;
+mod printable;
 pub mod promote;
 pub mod reload;
 pub mod request;

@@ -7,6 +7,7 @@ use axum::http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use axum::http::{Response, StatusCode};
 use serde::Deserialize;
 
+use super::super::printable::printable;
 use crate::domain::job::{JobId, JobView, State};
 
 /// The body of the one answer to everything that is not allowed.
@@ -118,7 +119,7 @@ impl Answer {
 
 /// A stranger's text as one short line that cannot steer a terminal.
 fn plain(text: &str) -> String {
-    text.chars().take(LONGEST_EXCERPT).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    printable(&text.chars().take(LONGEST_EXCERPT).collect::<String>(), false)
 }
 
 #[cfg(test)]
@@ -201,7 +202,7 @@ mod tests {
         }
         assert_eq!(
             answer(500, "text/plain", "a\u{1b}[2Jb"),
-            Answer::Other(StatusCode::INTERNAL_SERVER_ERROR, "a [2Jb".into())
+            Answer::Other(StatusCode::INTERNAL_SERVER_ERROR, "a\\u{1b}[2Jb".into())
         );
     }
 }

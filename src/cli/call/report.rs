@@ -1,4 +1,5 @@
-//! What `call` tells its user: the commands' output on one stream, all else on the other.
+//! What `call` tells its user: the commands' output on one stream, all else on the other. Nothing that a sender or a
+//! command chose acts upon a terminal; a pipe gets the output as it is.
 //!
 //! Decides nothing. The wall says nothing about its reason, so this file names what can have been one.
 
@@ -9,6 +10,7 @@ use axum::http::{Method, StatusCode};
 use jiff::Timestamp;
 
 use super::super::client::Target;
+use super::super::printable::{arguments, printable};
 use super::answer::{Answer, Receipt};
 use crate::domain::job::{JobView, State};
 use crate::domain::name::KeyName;
@@ -22,10 +24,17 @@ pub(super) struct Report<O, E> {
     pub(super) out: O,
     /// Everything else.
     pub(super) err: E,
-    /// Whether that is a terminal.
-    is_live: bool,
+    /// Which of the two are terminals.
+    terminals: Terminals,
     /// Whether a line of progress stands there now.
     has_progress: bool,
+}
+
+/// Whether a stream is a terminal.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terminals {
+    pub(super) out: bool,
+    pub(super) err: bool,
 }
 
 /// How much of a job was shown: whole steps, and bytes of the next one's output.
@@ -45,8 +54,8 @@ pub(super) struct Asked<'a> {
 }
 
 impl<O: Write, E: Write> Report<O, E> {
-    pub(super) fn new(out: O, err: E, is_live: bool) -> Self {
-        Self { out, err, is_live, has_progress: false }
+    pub(super) fn new(out: O, err: E, terminals: Terminals) -> Self {
+        Self { out, err, terminals, has_progress: false }
     }
 
     /// One line.
@@ -57,7 +66,7 @@ impl<O: Write, E: Write> Report<O, E> {
 
     /// A line that the next one takes the place of; only a terminal shows it.
     pub(super) fn progress(&mut self, text: fmt::Arguments<'_>) -> Result<()> {
-        if !self.is_live {
+        if !self.terminals.err {
             return Ok(());
         }
         self.has_progress = true;
@@ -157,7 +166,7 @@ impl<O: Write, E: Write> Report<O, E> {
                 (false, true) => ", its output was longer than what is kept",
                 (false, false) => "",
             };
-            writeln!(self.err, "step {}: {}: {}{cut}", index + 1, step.argv.join(" "), step.exit)?;
+            writeln!(self.err, "step {}: {}: {}{cut}", index + 1, arguments(&step.argv), step.exit)?;
         }
         match &view.running {
             Some(running) if running.step == shown.steps + 1 => self.output(&running.output, shown),
@@ -170,7 +179,11 @@ impl<O: Write, E: Write> Report<O, E> {
         let new = output.get(shown.bytes..).unwrap_or_default();
         if !new.is_empty() {
             self.clear()?;
-            self.out.write_all(new.as_bytes())?;
+            if self.terminals.out {
+                self.out.write_all(printable(new, true).as_bytes())?;
+            } else {
+                self.out.write_all(new.as_bytes())?;
+            }
             self.out.flush()?;
             shown.bytes = output.len();
         }

@@ -45,7 +45,7 @@ impl Caller {
             clock: Clock::manual(jiff::Timestamp::UNIX_EPOCH).0,
             first_pause: Duration::ZERO,
             first_look: Duration::ZERO,
-            report: Report::new(Vec::new(), Vec::new(), false),
+            report: Report::new(Vec::new(), Vec::new(), Terminals { out: false, err: false }),
         })
     }
 
@@ -253,6 +253,35 @@ async fn waiting_prints_what_a_step_writes_while_it_runs_and_nothing_twice() {
     assert!(succeeded, "{err}");
     assert_eq!(out, "one\nmore\n\u{e9}t\u{e9}\n");
     assert_eq!(err.matches("exit code 0").count(), 2, "{err}");
+}
+
+#[tokio::test]
+async fn nothing_that_a_sender_or_a_command_chose_acts_upon_a_terminal() {
+    let hostile = |before, _: &Seen| {
+        if before == 0 {
+            return accepted();
+        }
+        let text = job(200, "succeeded", &["\u{1b}[2Jone\r\n"]).into_body();
+        let mut view: serde_json::Value = serde_json::from_str(&text).unwrap();
+        view["steps"][0]["argv"][1] = "a b\nstep 9: /bin/forged: exit code 0\u{1b}[2J".into();
+        Response::builder().status(200).body(view.to_string()).unwrap()
+    };
+    for (out_is_terminal, shown) in [(true, "\\u{1b}[2Jone\\r\n"), (false, "\u{1b}[2Jone\r\n")] {
+        let ca = Ca::new("ours");
+        let server = Server::start(ca.server("localhost", false, None), hostile).await;
+        let mut caller = Caller::new(&ca, server.address.port(), true);
+        let terminals = Terminals { out: out_is_terminal, err: false };
+        caller.0.report = Report::new(Vec::new(), Vec::new(), terminals);
+        assert!(caller.0.perform().await.unwrap());
+        let (out, err) = caller.said();
+        assert_eq!(out, shown);
+        let told: Vec<_> = err.lines().collect();
+        assert_eq!(
+            told[1],
+            r#"step 1: /bin/x "a b\nstep 9: /bin/forged: exit code 0\u{1b}[2J": exit code 0"#
+        );
+        assert_eq!(told.len(), 3, "{err}");
+    }
 }
 
 #[tokio::test]

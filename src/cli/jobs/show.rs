@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 
 use jiff::Timestamp;
 
+use super::super::printable::{arguments, printable};
 use crate::admin::jobs::Shown;
 use crate::domain::job::{JobView, RunningStep, Step};
 use crate::queue::operate::Summary;
@@ -145,14 +146,14 @@ impl Look {
         }
         for (index, step) in steps.iter().enumerate() {
             line(&format!("step {}", index + 1), &ended(step))?;
-            line("", &step.argv.iter().map(|word| argument(word)).collect::<Vec<_>>().join(" "))?;
+            line("", &arguments(&step.argv))?;
         }
         if let Some(RunningStep { step, argv, output }) = running {
             line(
                 &format!("step {step}"),
                 &format!("runs; {} lines of output so far", output.lines().count()),
             )?;
-            line("", &argv.iter().map(|word| argument(word)).collect::<Vec<_>>().join(" "))?;
+            line("", &arguments(argv))?;
         }
         Ok(())
     }
@@ -179,16 +180,6 @@ fn ended(step: &Step) -> String {
     format!("{}; lines of output: {lines}{cut}", step.exit)
 }
 
-/// An argument as one sees where it begins and ends; not for a shell.
-fn argument(word: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "/-_=.,:+@%".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("\"{}\"", printable(word, false))
-    }
-}
-
 fn clipped(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
@@ -207,21 +198,6 @@ fn age(from: Timestamp, to: Timestamp) -> String {
         3600..86_400 => format!("{}h", seconds / 3600),
         _ => format!("{}d", seconds / 86_400),
     }
-}
-
-/// Without characters that move a cursor, end a line or turn the text around; `lines` keeps line feeds and tabs.
-pub(super) fn printable(text: &str, lines: bool) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        let acts = character.is_control()
-            || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if acts && !(lines && matches!(character, '\n' | '\t')) {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
 }
 
 #[cfg(test)]
@@ -352,10 +328,5 @@ mod tests {
             let standing = standing(Some(waits));
             assert_eq!(state(&Summary { standing, ..summary(State::Queued, "kick", "node1") }), word);
         }
-    }
-
-    #[test]
-    fn output_keeps_its_lines() {
-        assert_eq!(printable("a\tb\n\u{1b}[31mc\r\n", true), "a\tb\n\\u{1b}[31mc\\r\n");
     }
 }
