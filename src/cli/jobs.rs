@@ -14,16 +14,16 @@ use axum::http::Method;
 
 use self::client::Client;
 use self::show::Look;
-use super::findings;
 use super::printable::printable;
 use crate::admin::jobs::{Done, Shown};
 use crate::clock::Clock;
 use crate::domain::job::{JobId, JobView, State};
 use crate::domain::name::RouteName;
-use crate::policy::{self, Admin};
+use crate::policy::Admin;
 use crate::queue::operate::Page;
 
 pub(super) mod client;
+pub(super) mod named;
 mod show;
 
 /// Where a gateway's socket is, unless something else is said.
@@ -105,9 +105,7 @@ fn state(word: &str) -> Result<State, String> {
 /// # Errors
 /// When there is no gateway, or it refuses.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let Some(socket) = socket(args)? else {
-        return Ok(ExitCode::FAILURE);
-    };
+    let socket = socket(args)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let out = std::io::stdout();
     let look = Look::of(&out, Clock::system().now());
@@ -117,23 +115,17 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The socket that is meant; `None` when the policy has errors, which are shown then.
-fn socket(args: &Args) -> anyhow::Result<Option<PathBuf>> {
+/// The socket that is meant.
+fn socket(args: &Args) -> anyhow::Result<PathBuf> {
     let Some(directory) = &args.policy else {
-        return Ok(Some(args.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into())));
+        return Ok(args.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into()));
     };
-    match policy::load(directory, policy::Purpose::Operate) {
-        Err(found) => {
-            findings::show(&found)?;
-            Ok(None)
-        }
-        Ok(loaded) => match keeper(loaded.policy.admin) {
-            Some(socket) => Ok(Some(socket)),
-            None => bail!(
-                "{} names no socket: write `socket = \"{DEFAULT_SOCKET}\"` under `[admin]`, and restart the gateway",
-                directory.join("gateway.toml").display()
-            ),
-        },
+    match keeper(named::sockets(directory)?) {
+        Some(socket) => Ok(socket),
+        None => bail!(
+            "{} names no socket: write `socket = \"{DEFAULT_SOCKET}\"` under `[admin]`, and restart the gateway",
+            directory.join("gateway.toml").display()
+        ),
     }
 }
 

@@ -12,8 +12,8 @@ use axum::http::Method;
 
 use super::jobs::DEFAULT_SOCKET;
 use super::jobs::client::{Client, Refused};
+use super::jobs::named;
 use crate::admin::Reloaded;
-use crate::policy::{self, Purpose};
 
 /// Load the policy of a running gateway anew
 ///
@@ -54,13 +54,10 @@ fn sockets(args: &Args) -> anyhow::Result<Vec<PathBuf>> {
     let Some(directory) = &args.policy else {
         return Ok(vec![args.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into())]);
     };
-    let gateway = directory.join("gateway.toml");
-    let admin = match policy::load(directory, Purpose::Operate) {
-        Ok(loaded) => loaded.policy.admin,
-        Err(found) => bail!("which gateway to ask cannot be read from {}:\n{found}", gateway.display()),
-    };
+    let admin = named::sockets(directory)?;
     let named: Vec<PathBuf> = [admin.socket, admin.work_socket].into_iter().flatten().collect();
     if named.is_empty() {
+        let gateway = directory.join("gateway.toml");
         bail!("{} names no socket: name one with --socket, or send SIGHUP", gateway.display());
     }
     let listening: Vec<PathBuf> =

@@ -295,6 +295,32 @@ fn a_user_that_is_neither_root_nor_the_gateways_own_is_refused() {
 }
 
 #[test]
+fn a_policy_of_another_user_does_not_say_whom_root_asks() {
+    if !rustix::process::geteuid().is_root() {
+        // Only root can give a file away.
+        return;
+    }
+    let site = site();
+    let _gateway = site.serve();
+    let (policy, socket) = (site.dir.path(), site.path("admin.sock"));
+    let (policy, socket) = (policy.to_str().unwrap(), socket.to_str().unwrap());
+    let ask = |how: [&str; 2]| [told(&["jobs", "list", how[0], how[1]]), told(&["reload", how[0], how[1]])];
+    for asked in ask(["--policy", policy]) {
+        assert_eq!(asked.code, Some(0), "{}", asked.err);
+    }
+    for of_nobody in ["gateway.toml", "."] {
+        let of_nobody = site.path(of_nobody);
+        std::os::unix::fs::chown(&of_nobody, Some(65534), None).unwrap();
+        for asked in ask(["--policy", policy]) {
+            assert_eq!(asked.code, Some(1));
+            assert!(asked.err.contains("--socket FILE") && !asked.err.contains("chown"), "{}", asked.err);
+        }
+        assert_eq!(told(&["jobs", "list", "--socket", socket]).code, Some(0));
+        std::os::unix::fs::chown(&of_nobody, Some(0), None).unwrap();
+    }
+}
+
+#[test]
 fn i7_silent_callers_on_the_socket_are_bounded_and_let_go() {
     let site = site();
     let _gateway = site.serve();
