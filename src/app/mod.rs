@@ -91,10 +91,12 @@ impl Gateway {
         // Before anything is opened: a second gateway by mistake is told about its port first.
         let sockets = listener::bind(generation.addresses())?;
         let socket = policy.admin.socket.as_deref().map(Bound::own).transpose()?;
+        // Before the audit log: whoever finds the queue in use leaves nothing on record.
+        let queue = works::open(&policy, &clock)?;
         let recorder = record(&policy.audit.file, &policy, &clock)?;
         let stop = CancellationToken::new();
         let live = Live::new(generation, &recorder, &clock);
-        let works = Works::start(&live, &recorder, &clock, &stop)?;
+        let works = Works::start(queue, &live, &recorder, &clock, &stop)?;
         let store = works.store().clone();
         let intake = move |policy| LocalIntake::new(store.clone(), policy);
         let front = Front::start(sockets, &live, intake, &recorder, &clock, &stop);
@@ -140,10 +142,11 @@ impl Gateway {
         let gate = policy.queue.gate_user.as_ref();
         let entrance = Bound::shared(path, gate)?;
         let socket = policy.admin.work_socket.as_deref().map(Bound::own).transpose()?;
+        let queue = works::open(&policy, &clock)?;
         let recorder = record(&policy.audit.work_file(), &policy, &clock)?;
         let stop = CancellationToken::new();
         let live = Live::new(generation, &recorder, &clock);
-        let works = Works::start(&live, &recorder, &clock, &stop)?;
+        let works = Works::start(queue, &live, &recorder, &clock, &stop)?;
         let door = Arc::new(Door::new(door::Parts {
             intake: works.intake(),
             recorder: recorder.clone(),

@@ -24,26 +24,23 @@ pub(super) struct Works {
 }
 
 impl Works {
-    /// Opens the queue, takes up what a former process left, and starts to run jobs.
+    /// Starts to run the jobs of a queue that was opened.
     pub(super) fn start(
+        (store, recovered): (Store, Recovered),
         live: &Live,
         recorder: &Recorder,
         clock: &Clock,
         stop: &CancellationToken,
     ) -> Result<Self, super::StartError> {
         let policy = live.policy();
-        let first = policy.now();
-        if let Some((route, user)) = first.unattainable() {
-            return Err(super::StartError::User(route.clone(), user.to_owned()));
-        }
-        let (store, recovered) = Store::open(&first.queue.file, settings(&first), clock.clone())?;
+        let file = policy.now().queue.file.clone();
         live.keep(&store);
         tell_recovered(&recovered);
         let worker = Worker {
             store: store.clone(),
             policy: policy.clone(),
             recorder: recorder.clone(),
-            launcher: Launcher::of_queue(&first.queue.file)?,
+            launcher: Launcher::of_queue(&file)?,
             clock: clock.clone(),
             drain: COMMANDS_FINISH_WITHIN,
         };
@@ -77,6 +74,14 @@ impl Works {
         self.store.release_waiters();
         self.store
     }
+}
+
+/// Opens the queue for this process alone, and takes up what a former one left.
+pub(super) fn open(policy: &Policy, clock: &Clock) -> Result<(Store, Recovered), super::StartError> {
+    if let Some((route, user)) = policy.unattainable() {
+        return Err(super::StartError::User(route.clone(), user.to_owned()));
+    }
+    Ok(Store::open(&policy.queue.file, settings(policy), clock.clone())?)
 }
 
 /// The bounds of a store, as a policy has them.

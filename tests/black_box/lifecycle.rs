@@ -59,8 +59,11 @@ fn a_database_has_one_gateway() {
     let site = Site::new();
     site.route("slow", &SLOW.replace('@', "/bin/true"));
     let gateway = site.serve();
+    let text = std::fs::read_to_string(site.path("gateway.toml")).unwrap();
+    site.write("gateway.toml", &text.replace("audit.jsonl", "second.jsonl"), 0o644);
     let log = site.try_serve().err().unwrap();
     assert!(log.contains("another process"), "{log}");
+    assert!(!site.path("second.jsonl").exists(), "who cannot start leaves nothing on record");
     assert_eq!(gateway.send(&gateway.post("/slow", "1").request()).status, 200);
     for file in ["queue.db", "audit.jsonl"] {
         let mode = std::fs::metadata(site.path(file)).unwrap().permissions().mode();
