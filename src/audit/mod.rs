@@ -32,6 +32,7 @@ pub mod verify;
 mod writer;
 
 use alarms::Alarms;
+pub use event::JOB_SPAN;
 use file::Log;
 pub use file::OpenError;
 use outcome::{Refusal, Stranger};

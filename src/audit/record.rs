@@ -289,12 +289,40 @@ pub enum Cause {
     Operator(u32),
 }
 
+impl Cause {
+    /// The word for it, as in the record.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Signal => "signal",
+            Self::Operator(_) => "operator",
+        }
+    }
+
+    /// Who asked.
+    pub(super) const fn uid(self) -> Option<u32> {
+        match self {
+            Self::Start | Self::Signal => None,
+            Self::Operator(uid) => Some(uid),
+        }
+    }
+}
+
 /// What an operator asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(into = "&'static str")]
 pub enum Act {
     /// That a job does not run, or no further.
     Cancel,
     /// That a job that has ended is made once more.
     Retry,
+}
+
+impl From<Act> for &'static str {
+    fn from(value: Act) -> Self {
+        match value {
+            Act::Cancel => "cancel",
+            Act::Retry => "retry",
+        }
+    }
 }

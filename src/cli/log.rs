@@ -58,7 +58,8 @@ pub fn start(args: &LogArgs) -> Log {
         .with_ansi(std::io::stderr().is_terminal());
     let started = match args.log_format {
         Format::Text => log.try_init(),
-        Format::Json => log.json().flatten_event(true).try_init(),
+        // No span is within another one: `span` says all that `spans` would say again.
+        Format::Json => log.json().flatten_event(true).with_span_list(false).try_init(),
     };
     // A log is already there.
     drop(started);

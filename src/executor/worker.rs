@@ -23,7 +23,7 @@ use super::launcher::Launcher;
 use super::persist::{GivenUp, Pauses, until_written};
 use super::run::{self, Ending, Ledger, Plan};
 use super::step::Ended;
-use crate::audit::{Landlock, Record, Recorder};
+use crate::audit::{JOB_SPAN, Landlock, Record, Recorder};
 use crate::clock::Clock;
 use crate::domain::argv::Argv;
 use crate::domain::job::{Exit, JobId, State};
@@ -141,7 +141,7 @@ impl Worker {
                 Ok(Some(claim)) => {
                     let (job, route, identity) = (claim.job, &claim.route, &claim.identity);
                     let source = claim.proofs.source;
-                    let span = tracing::info_span!("job", %job, %route, %identity, %source);
+                    let span = tracing::info_span!(JOB_SPAN, %job, %route, %identity, %source);
                     runs.spawn(Arc::clone(self).see_through(claim, stops.clone()).instrument(span));
                 }
                 Ok(None) if free.take().is_some() => {}

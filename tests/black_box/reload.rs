@@ -57,7 +57,7 @@ fn i9_a_reload_puts_the_whole_policy_in_force_also_for_open_connections() {
 
     std::fs::remove_file(site.path("routes/y.toml")).unwrap();
     gateway.signal(rustix::process::Signal::HUP);
-    gateway.log.wait_for(|line| line.contains("in force") && line.contains("Signal")).unwrap();
+    gateway.log.wait_for(|line| line.contains("in force") && line.contains("\"cause\":\"signal\"")).unwrap();
     assert!(tls.ask(&waiting(&gateway, "/y")).is_wall());
     assert_eq!(said(&tls.ask(&waiting(&gateway, "/x"))), "two");
     // Which policy was in force when, and who asked, is on record.
@@ -95,7 +95,9 @@ fn i9_a_bad_policy_changes_nothing_and_says_why() {
     gateway.signal(rustix::process::Signal::HUP);
     gateway
         .log
-        .wait_for(|line| line.contains("the former one stays in force") && line.contains("Signal"))
+        .wait_for(|line| {
+            line.contains("the former one stays in force") && line.contains("\"cause\":\"signal\"")
+        })
         .unwrap();
     assert_eq!(said(&gateway.send(&waiting(&gateway, "/x"))), "one");
     std::fs::rename(site.path("gateway.toml"), site.path("elsewhere")).unwrap();

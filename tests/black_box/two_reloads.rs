@@ -59,7 +59,7 @@ fn i9_where_only_one_of_the_two_has_loaded_its_policy_senders_are_told_to_try_ag
     // Then the gate, by a signal: it says no itself now, and is at one with its workers.
     pair.site.route("job", &narrow);
     gate.signal(Signal::HUP);
-    gate.log.wait_for(|line| line.contains("in force") && line.contains("Signal")).unwrap();
+    gate.log.wait_for(|line| line.contains("in force") && line.contains("\"cause\":\"signal\"")).unwrap();
     assert_eq!(ask("/job", 100).status, 400);
     assert_eq!(alarms(&pair, GATE), (200, Vec::new()));
     assert_eq!(ask("/job", 99).status, 202);
@@ -78,7 +78,7 @@ fn i9_where_only_one_of_the_two_has_loaded_its_policy_senders_are_told_to_try_ag
     assert_eq!(ask("/job", 98).status, 202, "the other route is as it was");
     assert_eq!(alarms(&pair, GATE), standing);
     workers.signal(Signal::HUP);
-    workers.log.wait_for(|line| line.contains("in force") && line.contains("Signal")).unwrap();
+    workers.log.wait_for(|line| line.contains("in force") && line.contains("\"cause\":\"signal\"")).unwrap();
     assert_eq!(ask("/other", 1).status, 202);
     assert_eq!(alarms(&pair, GATE), standing, "one request that goes well does not tell that all do");
     assert_eq!(reload(&pair, GATE).0, Some(0));
@@ -125,8 +125,10 @@ fn i9_a_bad_policy_for_one_of_the_two_changes_nothing_there_and_it_says_why() {
             workers.signal(Signal::HUP);
             &workers.log
         };
-        log.wait_for(|line| line.contains("the former one stays in force") && line.contains("Signal"))
-            .unwrap();
+        log.wait_for(|line| {
+            line.contains("the former one stays in force") && line.contains("\"cause\":\"signal\"")
+        })
+        .unwrap();
         accepted();
 
         // What both have agreed on needs a restart of both.
