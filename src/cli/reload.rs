@@ -13,6 +13,7 @@ use axum::http::Method;
 use super::jobs::DEFAULT_SOCKET;
 use super::jobs::client::{Client, Refused};
 use super::jobs::named;
+use super::printable::printable;
 use crate::admin::Reloaded;
 
 /// Load the policy of a running gateway anew
@@ -78,7 +79,8 @@ async fn reload(socket: PathBuf) -> anyhow::Result<bool> {
     };
     let Reloaded { policy, routes, keys, warnings } = serde_json::from_slice(&answer)?;
     if let Some(warnings) = warnings {
-        writeln!(std::io::stderr(), "{warnings}")?;
+        // Whoever listens on the socket may be of another user; an empty line sets apart what matters most.
+        writeln!(std::io::stderr(), "{}\n", printable(&warnings, true))?;
     }
     writeln!(std::io::stdout(), "in force: policy {policy}; routes: {routes}, keys: {keys}")?;
     Ok(true)

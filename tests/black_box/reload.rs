@@ -45,7 +45,7 @@ fn i9_a_reload_puts_the_whole_policy_in_force_also_for_open_connections() {
     let (code, out, err) = reload(&site);
     assert_eq!(code, Some(0));
     assert!(
-        err.contains("commands of `x`, `y` run as the gateway's own user") && err.ends_with("1 warning\n"),
+        err.contains("commands of `x`, `y` run as the gateway's own user") && err.ends_with("1 warning\n\n"),
         "{err}"
     );
     let checked = bridgeward(&["check", "--policy", site.dir.path().to_str().unwrap()]);

@@ -15,6 +15,8 @@ use serde::Deserialize;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
+use super::super::printable::printable;
+
 /// For one answer; the gateway takes no longer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(40);
 /// Largest answer, in bytes: the kept output of a job is in it, escaped.
@@ -67,7 +69,8 @@ impl Client {
             return Ok(body);
         }
         Err(match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => Refused::Said(problem.error),
+            // Whoever listens on the socket may be of another user.
+            Ok(problem) => Refused::Said(printable(&problem.error, true)),
             Err(_) => broken(format!("this is not a gateway's socket: it answers {status}").into()),
         })
     }
@@ -99,5 +102,30 @@ impl Client {
         let body = Limited::new(body, LARGEST_ANSWER).collect().await;
         let body = body.map_err(|cause| Refused::Broken { socket: socket(), cause })?;
         Ok((head.status, body.to_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_said_at_the_socket_does_not_act_upon_a_terminal() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let body = r#"{"error":"a\u001b[2J\nb"}"#;
+        let answer = async {
+            let mut stream = listener.accept().await.unwrap().0;
+            assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+            let head = format!("HTTP/1.1 422 No\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        };
+        let client = Client::new(socket);
+        let (said, ()) = tokio::join!(client.ask(Method::POST, "/reload"), answer);
+        assert_eq!(said.unwrap_err().to_string(), "a\\u{1b}[2J\nb");
     }
 }
