@@ -2,6 +2,8 @@
 //!
 //! Each is put on record before it is done. What a retried job may be is the policy's to say, not the operator's.
 
+use std::fmt::Display;
+
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +11,7 @@ use super::answer::{Answer, Body};
 use super::{Caller, Desk, Kept};
 use crate::audit::{Act, Record};
 use crate::domain::identity::Identity;
-use crate::domain::job::{JobId, JobView, State};
+use crate::domain::job::{JobId, JobPrefix, JobView, State};
 use crate::domain::name::RouteName;
 use crate::queue::operate::{Cancelled, Repeat, RepeatError, Wanted};
 use crate::queue::standing::Standing;
@@ -58,7 +60,16 @@ impl<R> Kept<R> {
         }
     }
 
-    pub(super) async fn show(&self, job: JobId) -> Answer {
+    pub(super) async fn show(&self, prefix: &JobPrefix) -> Answer {
+        let job = match self.store.beginning(prefix).await.as_deref() {
+            Ok([job]) => *job,
+            Ok([]) => return unknown(prefix),
+            Ok([..]) => {
+                let why = format!("several jobs begin with {prefix}: give more of the id");
+                return Answer::error(StatusCode::CONFLICT, why);
+            }
+            Err(error) => return error.clone().into(),
+        };
         match self.store.inspect(job).await {
             Ok(Some((Found { view, submitters }, standing))) => {
                 let submitters = submitters.into_iter().map(|submitter| submitter.identity).collect();
@@ -141,7 +152,7 @@ impl<R: Repeat> Desk<R> {
     }
 }
 
-fn unknown(job: JobId) -> Answer {
+fn unknown(job: impl Display) -> Answer {
     Answer::error(StatusCode::NOT_FOUND, format!("there is no job {job}: it may have been purged"))
 }
 

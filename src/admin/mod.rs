@@ -10,7 +10,7 @@
 //! | `GET /metrics` | what is counted, in the text form of `OpenMetrics` |
 //! | `GET /audit/head` | number and SHA-256 of the last line of the audit log |
 //! | `GET /jobs?state=&route=&before=&limit=` | jobs, the newest first |
-//! | `GET /jobs/<id>` | one job, with everyone who submitted it, and why it stands where it does |
+//! | `GET /jobs/<id>` | one job, also by the beginning of its id, with everyone who submitted it, and why it stands where it does |
 //! | `GET /jobs/<id>/output` | what its steps wrote, and nothing else |
 //! | `POST /jobs/<id>/cancel` | 200 when it waited, 202 when its worker was told, 409 when it has ended |
 //! | `POST /jobs/<id>/retry` | 201 and the new job |
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::Recorder;
 use crate::clock::Clock;
-use crate::domain::job::JobId;
+use crate::domain::job::{JobId, JobPrefix};
 use crate::queue::operate::Repeat;
 use crate::queue::socket::SocketIntake;
 use crate::queue::sqlite::Store;
@@ -88,7 +88,7 @@ enum Asked {
 /// What a request about jobs asks for.
 enum Wish {
     List,
-    Show(JobId),
+    Show(JobPrefix),
     Output(JobId),
     Cancel(JobId),
     Retry(JobId),
@@ -104,7 +104,7 @@ impl Asked {
             ["metrics"] => (Method::GET, Self::Metrics),
             ["audit", "head"] => (Method::GET, Self::AuditHead),
             ["jobs"] => (Method::GET, Self::Jobs(Wish::List)),
-            ["jobs", id] => (Method::GET, Self::Jobs(Wish::Show(job(id)?))),
+            ["jobs", id] => (Method::GET, Self::Jobs(Wish::Show(prefix(id)?))),
             ["jobs", id, "output"] => (Method::GET, Self::Jobs(Wish::Output(job(id)?))),
             ["jobs", id, "cancel"] => (Method::POST, Self::Jobs(Wish::Cancel(job(id)?))),
             ["jobs", id, "retry"] => (Method::POST, Self::Jobs(Wish::Retry(job(id)?))),
@@ -117,6 +117,10 @@ impl Asked {
             Err(Answer::error(StatusCode::METHOD_NOT_ALLOWED, format!("this takes {allowed}")))
         }
     }
+}
+
+fn prefix(id: &str) -> Result<JobPrefix, Answer> {
+    JobPrefix::parse(id).map_err(|error| Answer::error(StatusCode::BAD_REQUEST, error))
 }
 
 fn job(id: &str) -> Result<JobId, Answer> {
@@ -133,7 +137,7 @@ impl<R: Repeat> Desk<R> {
             Ok(Asked::AuditHead) => self.audit_head(),
             Ok(Asked::Jobs(wish)) => match (&self.jobs, wish) {
                 (Jobs::Here(kept), Wish::List) => kept.list(query).await,
-                (Jobs::Here(kept), Wish::Show(job)) => kept.show(job).await,
+                (Jobs::Here(kept), Wish::Show(prefix)) => kept.show(&prefix).await,
                 (Jobs::Here(kept), Wish::Output(job)) => kept.output(job).await,
                 (Jobs::Here(kept), Wish::Cancel(job)) => self.cancel(kept, caller, job).await,
                 (Jobs::Here(kept), Wish::Retry(job)) => self.retry(kept, caller, job).await,

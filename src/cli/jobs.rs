@@ -17,7 +17,7 @@ use self::show::Look;
 use super::printable::printable;
 use crate::admin::jobs::{Done, Shown};
 use crate::clock::Clock;
-use crate::domain::job::{JobId, JobView, State};
+use crate::domain::job::{JobId, JobPrefix, JobView, NotAJobId, State};
 use crate::domain::name::RouteName;
 use crate::policy::Admin;
 use crate::queue::operate::Page;
@@ -78,9 +78,9 @@ enum Command {
     Output(One),
     /// Cancel a job: one that waits at once, one that runs by ending its commands
     Cancel {
-        /// The job
-        #[arg(value_parser = JobId::parse)]
-        job: JobId,
+        /// The job's id, or the beginning of it
+        #[arg(value_parser = JobPrefix::parse)]
+        job: JobPrefix,
     },
     /// Run a job that has ended once more, as a new job
     Retry(One),
@@ -88,9 +88,9 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct One {
-    /// The job
-    #[arg(value_parser = JobId::parse)]
-    job: JobId,
+    /// The job's id, or the beginning of it
+    #[arg(value_parser = JobPrefix::parse)]
+    job: JobPrefix,
     /// Wait until the job has ended
     #[arg(long, short)]
     follow: bool,
@@ -159,10 +159,10 @@ impl<O: Write> Desk<O> {
                 let path = format!("/jobs?{}", query.finish());
                 self.list(&path).await
             }
-            Command::Show(One { job, follow }) => self.show(*job, *follow).await,
-            Command::Output(One { job, follow }) => self.output(*job, *follow).await,
-            Command::Cancel { job } => self.cancel(*job).await,
-            Command::Retry(One { job, follow }) => self.retry(*job, *follow).await,
+            Command::Show(One { job, follow }) => self.show(self.which(job).await?, *follow).await,
+            Command::Output(One { job, follow }) => self.output(self.which(job).await?, *follow).await,
+            Command::Cancel { job } => self.cancel(self.which(job).await?).await,
+            Command::Retry(One { job, follow }) => self.retry(self.which(job).await?, *follow).await,
         }
     }
 
@@ -236,6 +236,18 @@ impl<O: Write> Desk<O> {
             self.told(&done, format_args!("{}", done.job))?;
         }
         if follow { self.output(done.job, true).await } else { Ok(true) }
+    }
+
+    /// The one job that is meant.
+    async fn which(&self, prefix: &JobPrefix) -> anyhow::Result<JobId> {
+        match JobId::parse(&prefix.to_string()) {
+            Ok(job) => Ok(job),
+            Err(NotAJobId) => {
+                let path = format!("/jobs/{prefix}");
+                let shown: Shown = serde_json::from_slice(&self.client.ask(Method::GET, &path).await?)?;
+                Ok(shown.view.job)
+            }
+        }
     }
 
     async fn view(&mut self, job: JobId) -> anyhow::Result<Shown> {

@@ -59,6 +59,47 @@ impl<'de> Deserialize<'de> for JobId {
     }
 }
 
+/// The beginning of a job's id, as a narrow table shows it, or all of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobPrefix(String);
+
+/// A text that is no beginning of a job's id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a job's id, or its first {LEAST_PREFIX} characters or more, in small letters")]
+pub struct NotAJobPrefix;
+
+/// Fewest characters of an id that name a job.
+const LEAST_PREFIX: usize = 8;
+
+impl JobPrefix {
+    /// Reads the first characters of an id, with or without the ellipsis that stands for the others.
+    ///
+    /// # Errors
+    /// When no id begins so, or there are fewer than eight of them.
+    pub fn parse(text: &str) -> Result<Self, NotAJobPrefix> {
+        let prefix = Self(text.trim_end_matches('…').to_owned());
+        let is_beginning = JobId::parse(&prefix.filled("0")).is_ok();
+        if prefix.0.len() >= LEAST_PREFIX && is_beginning { Ok(prefix) } else { Err(NotAJobPrefix) }
+    }
+
+    /// The first and the last id that begin so, as texts.
+    #[must_use]
+    pub fn range(&self) -> (String, String) {
+        (self.filled("0"), self.filled("f"))
+    }
+
+    fn filled(&self, digit: &str) -> String {
+        let rest = "00000000-0000-0000-0000-000000000000".get(self.0.len()..).unwrap_or_default();
+        format!("{}{}", self.0, rest.replace('0', digit))
+    }
+}
+
+impl fmt::Display for JobPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Where a job stands. All but the first two are final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -270,6 +311,19 @@ mod tests {
             String::new(),
         ] {
             assert_eq!(JobId::parse(&bad), Err(NotAJobId), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_an_id_is_read_strictly() {
+        let prefix = JobPrefix::parse("01890a5d-ac96-774b…").unwrap();
+        assert_eq!(prefix.to_string(), "01890a5d-ac96-774b");
+        let first = "01890a5d-ac96-774b-0000-000000000000".to_owned();
+        assert_eq!(prefix.range(), (first, "01890a5d-ac96-774b-ffff-ffffffffffff".to_owned()));
+        let whole = "01890a5d-ac96-774b-bcce-b302099a8057";
+        assert_eq!(JobPrefix::parse(whole).unwrap().range(), (whole.to_owned(), whole.to_owned()));
+        for bad in ["", "0189", "01890A5D", "01890a5dac96", "01890a5d%", &format!("{whole}0")] {
+            assert_eq!(JobPrefix::parse(bad), Err(NotAJobPrefix), "{bad:?}");
         }
     }
 

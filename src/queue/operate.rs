@@ -17,7 +17,7 @@ use super::sqlite::{End, Store};
 use super::standing::{COLUMNS, Standing, WITH_LOCKS, standing};
 use super::{How, SubmitError, Submitted, Unavailable, schema, stored};
 use crate::domain::identity::Identity;
-use crate::domain::job::{JobId, State};
+use crate::domain::job::{JobId, JobPrefix, State};
 use crate::domain::name::RouteName;
 use crate::domain::submission::{Submission, Terms};
 
@@ -132,6 +132,22 @@ impl Store {
     /// When the database cannot be read.
     pub async fn list(&self, wanted: Wanted) -> Result<Option<Page>, Unavailable> {
         self.readers().read(move |connection| list(connection, &wanted)).await
+    }
+
+    /// The jobs whose ids begin so: two where there are more.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn beginning(&self, prefix: &JobPrefix) -> Result<Vec<JobId>, Unavailable> {
+        let (first, last) = prefix.range();
+        self.readers()
+            .read(move |connection| {
+                let mut statement =
+                    connection.prepare_cached("SELECT id FROM jobs WHERE id BETWEEN ?1 AND ?2 LIMIT 2")?;
+                let ids = statement.query_map([first, last], |row| row.get::<_, String>(0))?;
+                ids.map(|id| stored::job_id(&id?)).collect()
+            })
+            .await
     }
 
     /// Cancels a job, or tells its worker to; `None` when there is no such job.
@@ -367,6 +383,26 @@ mod tests {
         let unknown = Wanted { before: Some(JobId::new(place.clock.now())), ..wanted() };
         assert_eq!(store.list(unknown).await, Ok(None));
         assert_eq!(ids(&store, Wanted { limit: 0, ..wanted() }).await.0.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_job_is_found_by_the_beginning_of_its_id_unless_several_begin_so() {
+        let place = Place::new();
+        let (store, _) = place.open();
+        let job = submit(&place, &store, "a").await;
+        let beginning = async |length: usize| {
+            let prefix = JobPrefix::parse(&job.to_string()[..length]).unwrap();
+            store.beginning(&prefix).await.unwrap()
+        };
+        assert_eq!(beginning(8).await, [job]);
+        let other = JobPrefix::parse("00000000-0000").unwrap();
+        assert_eq!(store.beginning(&other).await, Ok(vec![]));
+        // All of the same moment.
+        for _ in 0..2 {
+            submit(&place, &store, "a").await;
+        }
+        assert_eq!(beginning(13).await.len(), 2);
+        assert_eq!(beginning(36).await, [job]);
     }
 
     #[tokio::test]

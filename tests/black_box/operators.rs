@@ -90,6 +90,8 @@ fn jobs_are_listed_shown_and_their_output_followed() {
     let next = jobs(&site, &["list", "--before", &waiting]);
     assert!(!next.out.contains(&waiting) && next.out.contains(&running), "{}", next.out);
 
+    let short = jobs(&site, &["show", &format!("{}…", &quick[..18])]);
+    assert!(short.out.contains(&quick), "{}{}", short.out, short.err);
     let shown = jobs(&site, &["show", &quick]);
     for part in [
         "route      quick",

@@ -16,8 +16,12 @@ use crate::queue::standing::{Standing, Waits};
 
 /// Columns of a terminal that does not say how many it has.
 const USUAL_WIDTH: usize = 80;
-/// Least room for a route's name; below, who asked is left out.
+/// Columns of an id that is cut off, its ellipsis included: the time to the millisecond, and twelve random bits.
+const SHORT_ID: usize = 19;
+/// Least room for a route's name, before who asked is cut off.
 const LEAST_ROUTE: usize = 12;
+/// Least room for who asked: a terminal that has less is too narrow.
+const LEAST_WHO: usize = 8;
 /// Columns between two cells.
 const GAP: usize = 2;
 /// Submitters that are shown by name.
@@ -57,15 +61,18 @@ impl Look {
             rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
         });
         if let Some(width) = self.width {
+            if widths.iter().map(|width| width + GAP).sum::<usize>() > width + GAP {
+                widths[0] = widths[0].min(SHORT_ID);
+            }
             let fixed: usize = widths[..4].iter().map(|width| width + GAP).sum();
-            let room = width.saturating_sub(fixed);
-            widths[4] = widths[4].min(room.max(LEAST_ROUTE));
-            let left = room.saturating_sub(widths[4] + GAP);
-            widths[5] = if left < LEAST_ROUTE { 0 } else { widths[5].min(left) };
+            let room = width.saturating_sub(fixed + GAP);
+            // Who asked is looked for first: the route gives way to it, as long as it stays legible.
+            widths[4] = widths[4].min(room.saturating_sub(widths[5]).max(LEAST_ROUTE));
+            widths[5] = widths[5].min(room.saturating_sub(widths[4]).max(LEAST_WHO));
         }
         for row in rows {
             let mut line = String::new();
-            for (cell, width) in row.iter().zip(widths).filter(|(_, width)| *width > 0) {
+            for (cell, width) in row.iter().zip(widths) {
                 let _ = write!(line, "{:width$}{:GAP$}", clipped(cell, width), "");
             }
             writeln!(out, "{}", line.trim_end())?;
@@ -247,9 +254,9 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "JOB                                   STATE        AGE  TOOK  ROUTE",
-                "01890a5d-ac96-774b-bcce-b302099a8057  interrupted  1d   2m    kick_haproxy_app_…",
-                "01890a5d-ac96-774b-bcce-b302099a8057  succeeded    1d   2m    promote",
+                "JOB                  STATE        AGE  TOOK  ROUTE         WHO",
+                "01890a5d-ac96-774b…  interrupted  1d   2m    kick_haprox…  certname:node1.examp…",
+                "01890a5d-ac96-774b…  succeeded    1d   2m    promote       certname:x\\u{1b}[2J\\…",
             ]
         );
         let lines = table(None, &jobs);
@@ -257,6 +264,11 @@ mod tests {
         assert!(lines[2].ends_with("promote                    certname:x\\u{1b}[2J\\ny"), "{lines:#?}");
         let lines = table(Some(120), &jobs);
         assert!(lines[1].ends_with("kick_haproxy_app_internal  certname:node1.example.com"), "{lines:#?}");
+        let lines = table(Some(100), &jobs);
+        assert!(lines[1].starts_with("01890a5d-ac96-774b…  "), "{lines:#?}");
+        assert!(lines[1].ends_with("kick_haproxy_app_internal  certname:node1.example.com"), "{lines:#?}");
+        let lines = table(Some(40), &jobs);
+        assert!(lines[1].ends_with("kick_haprox…  certnam…"), "{lines:#?}");
         assert_eq!(table(Some(80), &[]), ["JOB  STATE  AGE  TOOK  ROUTE  WHO"]);
     }
 
