@@ -4,26 +4,35 @@
 //! to may move itself out, and is the subreapers' to end. The kernel kills a whole group at once. Turns no controller
 //! on. See cgroups(7), and for what is delegated `CGROUP_DELEGATION` of systemd.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, Read as _, Seek as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, mkdirat, openat, unlinkat};
+use rustix::fs::{Mode, OFlags, fstatfs};
 use rustix::io::Errno;
+use rustix::process::{Signal, kill_process};
+use serde::{Deserialize, Serialize};
 
-use super::delegation;
+use super::delegation::{self, at};
+use super::shortage;
 use super::spawn::{self, Forked};
+use super::supervisor::AGAIN_AFTER;
+use crate::domain::job::Exit;
 
-/// From one attempt to end what a former worker has left to the next.
-const AGAIN_AFTER: Duration = Duration::from_millis(100);
-/// Longest path of a directory.
-const LONGEST_PATH: u64 = 4096;
+mod group;
+
+pub(super) use group::Group;
+
+/// Most paths that are remembered, and the longest text of them.
+const MOST_REMEMBERED: usize = 16;
+const LONGEST_REMEMBERED: u64 = 64 << 10;
+/// How long a process lives that is there to be killed; the kernel takes far less for that.
+const LIVES_FOR: Duration = Duration::from_secs(5);
 
 /// Where the groups of a queue's commands are made.
 #[derive(Debug)]
@@ -43,51 +52,156 @@ pub(super) struct Series<'a> {
     made: u64,
 }
 
-/// The group of one command.
-#[derive(Debug)]
-pub(super) struct Group<'a> {
-    groups: &'a Groups,
-    name: String,
-    descriptor: OwnedFd,
+/// Why there are no groups.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Without {
+    /// In words.
+    pub(super) reason: String,
+    /// Whether there should be some.
+    pub(super) is_delegated: bool,
+}
+
+/// Whoever waits for the end of what former workers have left.
+pub(super) trait Audience {
+    /// Says what an operator should know.
+    fn warn(&mut self, what: String);
+
+    /// Waits a moment.
+    ///
+    /// # Errors
+    /// When nobody waits for that end any more.
+    fn wait(&mut self) -> io::Result<()>;
 }
 
 /// Ends all that former workers of a queue have left in groups, wherever these are; then says where new ones are made,
-/// or why nowhere. `lock` is the queue's, and held: nobody else makes or ends its groups.
+/// or why nowhere. `lock` is the queue's, and held: nobody else makes or ends its groups. While the system is short of
+/// something, that is waited out.
 ///
 /// # Errors
-/// When it cannot be told whether anything is left, or that cannot be ended.
-pub(super) fn of_queue(lock: &File) -> io::Result<Result<Groups, String>> {
+/// When it cannot be told whether anything is left, or that cannot be ended, or when nobody waits for it any more.
+pub(super) fn of_queue(lock: &File, audience: &mut dyn Audience) -> io::Result<Result<Groups, Without>> {
     let facts = lock.metadata()?;
     // The file is open as long as its groups are in use, and so no other file has these numbers.
     let queue = format!("bridgeward-{:x}-{:x}", facts.dev(), facts.ino());
     let former = remembered(lock)?;
-    let own = delegation::own();
-    for path in former.iter().chain(&own) {
-        let ended = || match open(rustix::fs::CWD, path)? {
-            Some(parent) => end_all(parent.as_fd(), &format!("{queue}-"), AGAIN_AFTER),
-            None => Ok(true),
+    let own = patiently(audience, delegation::own);
+    let mut hidden = Vec::new();
+    for path in former.iter().chain(own.as_ref().ok().filter(|own| !former.contains(own))) {
+        let end = || match look(path)? {
+            Seen::Here(parent) => group::end_all(parent.as_fd(), &format!("{queue}-")).map(Some),
+            Seen::Gone => Ok(Some(true)),
+            Seen::Hidden => Ok(None),
         };
-        while !ended().map_err(|error| at(path, &error))? {}
+        let ended = loop {
+            match patiently(audience, end).map_err(|error| at(path, error))? {
+                Some(false) => audience.wait()?,
+                told @ (Some(true) | None) => break told,
+            }
+        };
+        if ended.is_none() {
+            audience.warn(format!(
+                "the control group `{}` cannot be seen from here; what a former worker left there may still run",
+                path.display()
+            ));
+            hidden.push(path.clone());
+        }
     }
-    Ok(own.and_then(|path| {
-        delegation::is_delegated(&path)?;
-        let parent = open(rustix::fs::CWD, &path).map_err(|error| error.to_string())?;
-        let parent = parent.ok_or_else(|| format!("`{}` is not there any more", path.display()))?;
-        let groups = Groups { path, parent, queue };
-        groups.remember(lock).and_then(|()| groups.prove()).map_err(|error| error.to_string())?;
+    let path = match own {
+        Ok(path) => path,
+        Err(error) => return Ok(Err(Without { reason: error.to_string(), is_delegated: false })),
+    };
+    if let Err(reason) = delegation::is_delegated(&path) {
+        return Ok(Err(Without { reason, is_delegated: false }));
+    }
+    let made = patiently(audience, || {
+        let Seen::Here(parent) = look(&path)? else {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "no control group can be seen there"));
+        };
+        remember(lock, hidden.iter().chain([&path]))?;
+        let groups = Groups { path: path.clone(), parent, queue: queue.clone() };
+        groups.prove()?;
         Ok(groups)
-    }))
+    });
+    match made.map_err(|error| at(&path, error)) {
+        Ok(groups) => Ok(Ok(groups)),
+        Err(error) if is_for_good(&error) => {
+            Ok(Err(Without { reason: error.to_string(), is_delegated: true }))
+        }
+        Err(error) => Err(error),
+    }
 }
 
-/// Where the last worker of a queue made groups, if it did.
-fn remembered(lock: &File) -> io::Result<Option<PathBuf>> {
+/// Repeats `attempt` while the system is short of something.
+fn patiently<T>(audience: &mut dyn Audience, attempt: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match attempt() {
+            Err(error) if shortage::is_behind(&error) => {
+                audience.warn(error.to_string());
+                audience.wait()?;
+            }
+            done @ (Ok(_) | Err(_)) => return done,
+        }
+    }
+}
+
+/// Whether the kernel has no such groups, or lets this process make none, and never will.
+fn is_for_good(error: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    // As its number has it: EACCES or EPERM, EROFS, ENOSYS or EOPNOTSUPP.
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | Unsupported)
+}
+
+/// What is where a group was.
+enum Seen {
+    Here(OwnedFd),
+    /// There is a hierarchy, and no such group in it.
+    Gone,
+    /// No hierarchy is seen there.
+    Hidden,
+}
+
+fn look(path: &Path) -> io::Result<Seen> {
+    for ancestor in path.ancestors() {
+        let how = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::open(ancestor, how, Mode::empty()) {
+            Ok(directory) if !is_control_group(&directory)? => return Ok(Seen::Hidden),
+            Ok(directory) if ancestor == path => return Ok(Seen::Here(directory)),
+            Ok(_) => return Ok(Seen::Gone),
+            Err(Errno::NOENT | Errno::NODEV | Errno::NOTDIR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Seen::Hidden)
+}
+
+/// Whatever else is there is not this program's to open or to remove anything in.
+fn is_control_group(directory: &OwnedFd) -> io::Result<bool> {
+    Ok(u64::try_from(fstatfs(directory)?.f_type).is_ok_and(|kind| kind == CGROUP2_SUPER_MAGIC))
+}
+
+/// See statfs(2).
+const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
+
+/// Where former workers of a queue made groups, if they did.
+fn remembered(lock: &File) -> io::Result<Vec<PathBuf>> {
     let mut text = Vec::new();
     let mut file = lock;
-    io::Seek::rewind(&mut file)?;
-    file.take(LONGEST_PATH).read_to_end(&mut text)?;
-    // Without its end, it was not written to its end, and so nothing was made.
-    let path = text.strip_suffix(b"\n").filter(|path| path.starts_with(b"/"));
-    Ok(path.map(|path| PathBuf::from(OsStr::from_bytes(path))))
+    file.rewind()?;
+    file.take(LONGEST_REMEMBERED).read_to_end(&mut text)?;
+    // Without its end, a line was not written to its end, and so nothing was made there.
+    let lines = text.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
+    let paths = lines.filter(|line| line.starts_with(b"/"));
+    Ok(paths.map(|path| PathBuf::from(OsStr::from_bytes(path))).collect())
+}
+
+/// In the lock's file, for the next worker; nothing is made before.
+fn remember<'a>(lock: &File, paths: impl Iterator<Item = &'a PathBuf>) -> io::Result<()> {
+    let mut lines: Vec<&[u8]> = paths.flat_map(|path| [path.as_os_str().as_bytes(), b"\n"]).collect();
+    lines.drain(..lines.len().saturating_sub(2 * MOST_REMEMBERED));
+    let text = lines.concat();
+    lock.write_all_at(&text, 0)?;
+    lock.set_len(u64::try_from(text.len()).map_err(io::Error::other)?)
 }
 
 impl Groups {
@@ -100,31 +214,39 @@ impl Groups {
         Series { groups: self, supervisor, made: 0 }
     }
 
-    /// Kills what a supervisor that was killed has left; false when something still lives.
-    pub(super) fn end_of(&self, supervisor: u64, limit: Duration) -> io::Result<bool> {
-        end_all(self.parent.as_fd(), &format!("{}-{supervisor}-", self.queue), limit)
+    /// Kills what a supervisor that was killed has left; false when something may still live.
+    pub(super) fn end_of(&self, supervisor: u64) -> io::Result<bool> {
+        group::end_all(self.parent.as_fd(), &format!("{}-{supervisor}-", self.queue))
     }
 
-    /// In the lock's file, for the next worker; nothing is made before.
-    fn remember(&self, lock: &File) -> io::Result<()> {
-        lock.set_len(0)?;
-        lock.write_all_at(&[self.path.as_os_str().as_bytes(), b"\n"].concat(), 0)
-    }
-
-    /// Makes a group, has a process born in it, and ends it: whatever does not let that happen is known now.
+    /// Makes a group, has a process born in it, and kills it with the group: whatever does not let that happen is known
+    /// now.
     fn prove(&self) -> io::Result<()> {
         // Supervisors are counted from 1.
-        let group = self.of(0).make().map_err(|error| at(&self.path, &error))?;
-        match spawn::fork(Some(group.as_fd())) {
-            Ok(Forked::Child) => spawn::leave(0),
-            Ok(Forked::Parent(pid)) => drop(spawn::reap(pid)),
-            Err(error) => {
-                group.end()?;
-                return Err(at(&self.path, &error));
+        let group = self.of(0).make()?;
+        let killed = match spawn::fork(Some(group.as_fd())) {
+            Ok(Forked::Child) => {
+                std::thread::sleep(LIVES_FOR);
+                spawn::leave(0)
             }
-        }
-        group.kill()?;
-        group.end()
+            Ok(Forked::Parent(pid)) => {
+                let killed = group.kill_whole();
+                if killed.is_err() {
+                    // Only its own parent reaps it, and so its number is still its own.
+                    let _ = kill_process(pid, Signal::KILL);
+                }
+                match (killed, spawn::reap(pid)) {
+                    (Ok(()), Exit::Code(_)) => {
+                        let reason = "`cgroup.kill` kills nobody";
+                        Err(io::Error::new(io::ErrorKind::Unsupported, reason))
+                    }
+                    (killed, _) => killed,
+                }
+            }
+            Err(error) => Err(error),
+        };
+        group.end(AGAIN_AFTER);
+        killed
     }
 }
 
@@ -135,138 +257,14 @@ impl<'a> Series<'a> {
     /// When the system refuses.
     pub(super) fn make(&mut self) -> io::Result<Group<'a>> {
         let groups = self.groups;
-        // What is left of a name that could not be removed is in nobody's way.
-        self.made += 1;
-        let name = format!("{}-{}-{}", groups.queue, self.supervisor, self.made);
-        mkdirat(&groups.parent, &name, Mode::RWXU)?;
-        match open(groups.parent.as_fd(), Path::new(&name)) {
-            Ok(Some(descriptor)) => Ok(Group { groups, name, descriptor }),
-            Ok(None) => Err(io::ErrorKind::NotFound.into()),
-            Err(error) => {
-                remove(groups.parent.as_fd(), OsStr::new(&name));
-                Err(error)
+        loop {
+            self.made += 1;
+            let name = format!("{}-{}-{}", groups.queue, self.supervisor, self.made);
+            match Group::make(groups.parent.as_fd(), name.as_ref()) {
+                // What is left of that name has nobody in it, could not be removed, and is in nobody's way.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made @ (Ok(_) | Err(_)) => return made,
             }
         }
     }
-}
-
-impl AsFd for Group<'_> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
-    }
-}
-
-impl Group<'_> {
-    /// Kills all that is in it; none of that can prevent it, nor fork faster.
-    pub(super) fn kill(&self) -> io::Result<()> {
-        kill(self.as_fd()).map(drop)
-    }
-
-    /// Kills all that is still in it, waits until that is gone, and removes it.
-    pub(super) fn end(&self) -> io::Result<()> {
-        while !end(self.groups.parent.as_fd(), OsStr::new(&self.name), AGAIN_AFTER)? {}
-        Ok(())
-    }
-}
-
-/// Ends all groups whose names begin so; false when something in them still lives.
-fn end_all(parent: BorrowedFd<'_>, prefix: &str, limit: Duration) -> io::Result<bool> {
-    let mut all = true;
-    for name in below(parent)? {
-        if name.as_bytes().starts_with(prefix.as_bytes()) {
-            all &= end(parent, &name, limit)?;
-        }
-    }
-    Ok(all)
-}
-
-/// Ends one group; false when something in it still lives after `limit`.
-fn end(parent: BorrowedFd<'_>, name: &OsStr, limit: Duration) -> io::Result<bool> {
-    match unlinkat(parent, name, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(true),
-        // Somebody is in it, or it has groups below it.
-        Err(Errno::BUSY | Errno::NOTEMPTY) => {}
-        Err(error) => return Err(at(Path::new(name), &error.into())),
-    }
-    let Some(group) = open(parent, Path::new(name))? else { return Ok(true) };
-    if kill(group.as_fd())? && !is_empty_within(group.as_fd(), limit)? {
-        return Ok(false);
-    }
-    remove(parent, name);
-    Ok(true)
-}
-
-/// False when there is no such group any more.
-fn kill(group: BorrowedFd<'_>) -> io::Result<bool> {
-    let killed = openat(group, "cgroup.kill", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-    match killed.and_then(|file| rustix::io::write(file, b"1")) {
-        Ok(_) => Ok(true),
-        Err(error) if is_gone(error) => Ok(false),
-        Err(error) => Err(at(Path::new("cgroup.kill"), &error.into())),
-    }
-}
-
-fn is_empty_within(group: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
-    let events = match openat(group, "cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(events) => File::from(events),
-        Err(error) if is_gone(error) => return Ok(true),
-        Err(error) => return Err(at(Path::new("cgroup.events"), &error.into())),
-    };
-    if is_empty(&events)? {
-        return Ok(true);
-    }
-    let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
-    // It is told of what has changed since it was read.
-    rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&limit)))?;
-    is_empty(&events)
-}
-
-fn is_empty(events: &File) -> io::Result<bool> {
-    let mut bytes = [0; 256];
-    match events.read_at(&mut bytes, 0) {
-        Ok(length) => Ok(bytes[..length].split(|byte| *byte == b'\n').any(|line| line == b"populated 0")),
-        Err(error) if Errno::from_io_error(&error).is_some_and(is_gone) => Ok(true),
-        Err(error) => Err(error),
-    }
-}
-
-/// With all groups below it. What cannot be removed has nobody in it, and its name is not used again.
-fn remove(parent: BorrowedFd<'_>, name: &OsStr) {
-    if let Ok(Some(group)) = open(parent, Path::new(name)) {
-        for name in below(group.as_fd()).unwrap_or_default() {
-            remove(group.as_fd(), &name);
-        }
-    }
-    let _ = unlinkat(parent, name, AtFlags::REMOVEDIR);
-}
-
-/// The names of the groups right below one.
-fn below(group: BorrowedFd<'_>) -> io::Result<Vec<OsString>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(group)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if entry.file_type() == FileType::Directory && !matches!(name, b"." | b"..") {
-            names.push(OsStr::from_bytes(name).to_owned());
-        }
-    }
-    Ok(names)
-}
-
-/// `None` when it is not there.
-fn open(parent: BorrowedFd<'_>, path: &Path) -> io::Result<Option<OwnedFd>> {
-    match openat(parent, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(group) => Ok(Some(group)),
-        Err(error) if is_gone(error) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The file, or the group that it is of, is not there (any more).
-fn is_gone(error: Errno) -> bool {
-    matches!(error, Errno::NOENT | Errno::NODEV)
-}
-
-fn at(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("`{}`: {error}", path.display()))
 }

@@ -5,23 +5,39 @@
 //! `proc_pid_mountinfo(5)`.
 
 use std::ffi::OsString;
-use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// The mark: root's own, and the one that others can read, too.
 const MARKS: [&str; 2] = ["trusted.delegate", "user.delegate"];
+
+/// What the system said of a file; the number of its error is kept.
+#[derive(Debug, thiserror::Error)]
+#[error("`{}`: {error}", path.display())]
+struct At {
+    path: PathBuf,
+    #[source]
+    error: io::Error,
+}
+
+/// The same error, which says where.
+pub(super) fn at(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), At { path: path.to_owned(), error })
+}
 
 /// The directory of the group that this process is in.
 ///
 /// # Errors
 /// When there is none, or it cannot be seen from here; the text says which.
-pub(super) fn own() -> Result<PathBuf, String> {
-    let read = |path: &str| fs::read(path).map_err(|error| format!("`{path}`: {error}"));
-    let (group, found) = find(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)?;
+pub(super) fn own() -> io::Result<PathBuf> {
+    let read = |path: &str| fs::read(path).map_err(|error| at(Path::new(path), error));
+    let found = find(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?);
+    let not_found = |reason| io::Error::new(io::ErrorKind::NotFound, reason);
+    let (group, found) = found.map_err(not_found)?;
     // What another mount hides is not there.
     let seen = found.into_iter().find(|path| path.join("cgroup.procs").exists());
-    seen.ok_or_else(|| format!("the control group `{}` is mounted nowhere", group.display()))
+    seen.ok_or_else(|| not_found(format!("the control group `{}` is mounted nowhere", group.display())))
 }
 
 /// # Errors

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::cgroup::Without;
 use super::frame::Link;
 use super::input::Input;
 pub use super::shortage::NotStarted;
@@ -252,7 +253,7 @@ impl Prepared {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                     return Err(match self.supervisor.fate.await {
                         Ok(Fate::Refused(why)) => why,
-                        Ok(Fate::Gone) | Err(_) => error.into(),
+                        Ok(Fate::Gone) | Err(_) => NotStarted::without_supervisor(),
                     });
                 }
                 Err(error) => return Err(error.into()),
@@ -300,6 +301,9 @@ async fn converse(
     loop {
         tokio::select! {
             report = link.next() => match report? {
+                Some(Report::Warned { what }) => {
+                    tracing::warn!(what, "before anything is started, what a former worker may have left is ended");
+                }
                 Some(Report::Ready { groups }) => {
                     state.send_replace(State::Ready(keeper(groups, has_queue)));
                 }
@@ -324,20 +328,21 @@ async fn converse(
 }
 
 /// Says which it is, of a launcher whose commands are a queue's.
-fn keeper(groups: Result<PathBuf, String>, has_queue: bool) -> Keeper {
+fn keeper(groups: Result<PathBuf, Without>, has_queue: bool) -> Keeper {
+    const NONE: &str = "commands get no control groups; all that descends from them is ended by a subreaper";
     match groups {
         Ok(below) => {
             tracing::info!(below = %below.display(), "each command gets a control group of its own, and is ended with it");
             Keeper::Cgroup
         }
-        Err(reason) if has_queue => {
-            tracing::info!(
-                reason,
-                "commands get no control groups; all that descends from them is ended by a subreaper"
-            );
+        Err(Without { reason, is_delegated }) => {
+            match (has_queue, is_delegated) {
+                (true, true) => tracing::warn!(reason, "{NONE}, although one is delegated"),
+                (true, false) => tracing::info!(reason, "{NONE}"),
+                (false, _) => {}
+            }
             Keeper::Subreaper
         }
-        Err(_) => Keeper::Subreaper,
     }
 }
 

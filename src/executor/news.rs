@@ -15,6 +15,9 @@ use rustix::process::{Pid, WaitOptions, wait};
 use super::spawn::exit_of;
 use crate::domain::job::Exit;
 
+/// How long is waited where there is no memory to wait for news with.
+const WITHOUT_MEMORY: Duration = Duration::from_millis(100);
+
 /// Tells when a child may have ended.
 pub(super) struct News(SignalFd);
 
@@ -48,7 +51,15 @@ impl News {
         let limit = limit.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
         let mut watched = vec![PollFd::new(&self.0, PollFlags::IN)];
         watched.extend(conversation.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN)));
-        rustix::io::retry_on_intr(|| poll(&mut watched, limit.as_ref()))?;
+        match rustix::io::retry_on_intr(|| poll(&mut watched, limit.as_ref())) {
+            Ok(_) => {}
+            // There was no memory to wait with. Nothing is missed: what there is, the caller looks for itself.
+            Err(Errno::NOMEM | Errno::AGAIN) => {
+                std::thread::sleep(WITHOUT_MEMORY);
+                return Ok(false);
+            }
+            Err(error) => return Err(error.into()),
+        }
         // One signal may stand for many: who has ended is asked of the kernel, not read here.
         while self.0.read_signal()?.is_some() {}
         Ok(watched.get(1).is_some_and(|conversation| !conversation.revents().is_empty()))

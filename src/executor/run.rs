@@ -137,8 +137,8 @@ impl Plan {
             tokio::select! {
                 biased;
                 () = interrupt.cancelled() => return Err(NotReady::Interrupted),
-                // Nothing runs that could finish: it is the next worker's.
-                () = ledger.closing().cancelled() => return Err(NotReady::Closing),
+                // Nothing has run, and so it is the next worker's.
+                () = ledger.closing().cancelled(), if index == 0 => return Err(NotReady::Closing),
                 () = shortage.pause(&short) => {}
             }
         }
@@ -235,7 +235,7 @@ pub(super) async fn execute(
             tokio::select! {
                 biased;
                 () = interrupt.cancelled() => return interrupted(),
-                () = ledger.closing().cancelled() => return Ending::Left,
+                () = ledger.closing().cancelled(), if !has_run => return Ending::Left,
                 () = shortage.pause(&short) => {}
             }
             let again = plan.prepare(index, &mut input, launcher, ledger, interrupt).await;
@@ -248,6 +248,9 @@ pub(super) async fn execute(
                 }
             };
         };
+        if ended.is_left {
+            return Ending::Left;
+        }
         time = time.saturating_sub(began.elapsed());
         let (exit, interrupted) = (ended.exit, ended.interrupted);
         let (ended, telling) = told(plan.fail_on_output.as_ref(), ended).await;

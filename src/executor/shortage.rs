@@ -24,9 +24,15 @@ impl NotStarted {
         Self { reason: reason.into(), is_shortage: false }
     }
 
+    /// Because whoever was to start it has ended; another one will do.
+    pub(super) fn without_supervisor() -> Self {
+        let reason = "its supervisor has ended before it took the order".into();
+        Self { reason, is_shortage: true }
+    }
+
     /// By what the system says.
     pub(super) fn by(what: &str, error: &io::Error) -> Self {
-        Self { reason: format!("{what}: {error}"), is_shortage: is(error) }
+        Self { reason: format!("{what}: {error}"), is_shortage: is_behind(error) }
     }
 }
 

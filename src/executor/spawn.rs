@@ -63,6 +63,9 @@ pub enum NotStarted {
     /// There was no room for one process more.
     #[error("no process can be made: {0}")]
     NoProcess(io::Error),
+    /// Its control group takes none, because of one that another command is in.
+    #[error("no process can be made in its control group: one beside it was made threaded (`cgroup.type`)")]
+    NoProcessInGroup,
     /// The kernel knows no way to execute the file.
     #[error("`{}` is neither a binary nor a script with a `#!` line; no shell is asked to guess", .0.display())]
     NotExecutable(PathBuf),
@@ -94,6 +97,7 @@ impl NotStarted {
     pub(super) fn is_shortage(&self, conditions: &Conditions) -> bool {
         match self {
             Self::Nul(_) | Self::NotExecutable(_) => false,
+            Self::NoProcessInGroup => true,
             Self::Unenforceable(error) => shortage::is_behind(error),
             Self::Nothing(error) | Self::NoProcess(error) => shortage::is(error),
             Self::System { error, .. } => {
@@ -144,7 +148,11 @@ pub(super) fn launch(
 ) -> Result<Pid, NotStarted> {
     let mut image = Image::new(argv, conditions)?;
     let (told, tell) = io::pipe().map_err(NotStarted::NoProcess)?;
-    let pid = match fork(group).map_err(NotStarted::NoProcess)? {
+    let no_process = |error: io::Error| match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP) if group.is_some() => NotStarted::NoProcessInGroup,
+        Some(_) | None => NotStarted::NoProcess(error),
+    };
+    let pid = match fork(group).map_err(no_process)? {
         Forked::Child => {
             let error = image.execute(streams).raw_os_error().unwrap_or(libc::EINVAL);
             // A parent that is gone asks nothing any more.

@@ -1,6 +1,7 @@
 //! One command from its start to its end: its time limit, its output, its exit.
 //!
-//! Knows neither jobs nor records. When it returns, nothing of the command's tree is left, and its pipe is closed.
+//! Knows neither jobs nor records. When it returns, nothing of the command's tree is left, unless it says so, and its pipe
+//! is closed.
 
 use std::future::Future;
 use std::pin::pin;
@@ -36,6 +37,8 @@ pub struct Ended {
     pub dropped: u64,
     /// Whether it was ended because the worker stops.
     pub interrupted: bool,
+    /// Whether something of it may still run, because those who end it have ended: its exit is not known.
+    pub is_left: bool,
 }
 
 /// Why a command is ended before it ends by itself.
@@ -82,10 +85,11 @@ pub(super) async fn follow(
     // What is left in the pipe. Beyond that, only a process that was handed it from outside can hold it open.
     drop(timeout(LINGER, output.read_to_end()).await);
 
+    let is_left = tree.is_left();
     let exit = tree.finish()?;
     let (output, dropped) = output.close();
     let exit = if cut == Some(Cut::Time) { Exit::TimedOut } else { exit };
-    Ok(Ended { exit, output, dropped, interrupted: cut == Some(Cut::Interruption) })
+    Ok(Ended { exit, output, dropped, interrupted: cut == Some(Cut::Interruption), is_left })
 }
 
 async fn cut_or_end(tree: &mut Tree, time: Duration, interrupt: &CancellationToken) -> Option<Cut> {

@@ -14,15 +14,16 @@ use rustix::process::{Pid, getpid, set_child_subreaper};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::{Group, Series};
+use super::descendants::Children;
+use super::frame;
 use super::news::{News, Reaped, reap};
 use super::shortage::NotStarted;
 use super::spawn::{self, Conditions, Streams};
-use super::{descendants, frame};
 use crate::domain::argv::Argv;
 use crate::domain::job::Exit;
 
 /// From one attempt to end a tree to the next, when nothing has ended meanwhile.
-const AGAIN_AFTER: Duration = Duration::from_millis(100);
+pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// What a worker asks for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,6 +48,8 @@ pub(super) enum Order {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Event {
+    /// The order to start is here; said before anything is done about it. Without, nothing has run.
+    Taken,
     /// Nothing runs.
     NotStarted {
         /// Why.
@@ -76,7 +79,10 @@ enum Tree {
 struct Supervisor<'a> {
     orders: &'a UnixStream,
     news: &'a News,
+    children: Children,
     tree: Tree,
+    /// Whether TERM is still to be sent, for which something was short.
+    is_terminating: bool,
     /// Where control groups are to be had.
     groups: Option<Series<'a>>,
     /// The one that the tree is in.
@@ -91,8 +97,9 @@ struct Supervisor<'a> {
 /// When the system refuses what this cannot do without. Nothing is left running then, either, unless that is the reason.
 pub(super) fn supervise(orders: &UnixStream, news: &News, groups: Option<Series<'_>>) -> io::Result<()> {
     set_child_subreaper(Some(getpid()))?;
-    let mut supervisor =
-        Supervisor { orders, news, tree: Tree::Nothing, groups, group: None, events: Vec::new() };
+    let (children, events) = (Children::of_this_process()?, Vec::new());
+    let (tree, is_terminating, group) = (Tree::Nothing, false, None);
+    let mut supervisor = Supervisor { orders, news, children, tree, is_terminating, groups, group, events };
     let followed = supervisor.follow();
     supervisor.end()?;
     followed
@@ -101,9 +108,13 @@ pub(super) fn supervise(orders: &UnixStream, news: &News, groups: Option<Series<
 impl Supervisor<'_> {
     fn follow(&mut self) -> io::Result<()> {
         loop {
-            let is_ordered = self.news.wait(Some(self.orders.as_fd()), None)?;
+            let limit = self.is_terminating.then_some(AGAIN_AFTER);
+            let is_ordered = self.news.wait(Some(self.orders.as_fd()), limit)?;
             if self.tree != Tree::Nothing {
                 self.reap_all()?;
+            }
+            if self.is_terminating {
+                self.terminate();
             }
             if is_ordered {
                 let Some((order, descriptors)) = frame::receive(self.orders)? else {
@@ -118,10 +129,12 @@ impl Supervisor<'_> {
     fn obey(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         match (order, self.tree) {
             (Order::Start { argv, conditions, has_input }, Tree::Nothing) => {
+                self.note(&Event::Taken)?;
+                self.tell()?;
                 match self.start(argv, &conditions, has_input, descriptors) {
                     Ok(leader) => self.tree = Tree::Whole(leader),
                     Err(NotStarted { reason, is_shortage }) => {
-                        self.leave_group()?;
+                        self.leave_group();
                         self.note(&Event::NotStarted { reason, is_shortage })?;
                     }
                 }
@@ -131,7 +144,7 @@ impl Supervisor<'_> {
             }
             // The last process ended while the order was under way.
             (Order::Terminate | Order::Kill, Tree::Nothing) => {}
-            (Order::Terminate, Tree::Whole(_) | Tree::Rest) => descendants::terminate(&HashSet::new())?,
+            (Order::Terminate, Tree::Whole(_) | Tree::Rest) => self.terminate(),
             (Order::Kill, Tree::Whole(_) | Tree::Rest) => self.end()?,
         }
         Ok(())
@@ -153,16 +166,25 @@ impl Supervisor<'_> {
     }
 
     /// Ends whatever is left in the tree's group, which is nothing that descends from this process.
-    fn leave_group(&mut self) -> io::Result<()> {
-        self.group.take().map_or(Ok(()), |group| group.end())
+    fn leave_group(&mut self) {
+        if let Some(group) = self.group.take() {
+            group.end(AGAIN_AFTER);
+        }
+    }
+
+    /// TERM to all of the tree, now or as soon as all of it can be found.
+    fn terminate(&mut self) {
+        self.is_terminating = self.tree != Tree::Nothing && self.children.terminate().is_err();
     }
 
     /// Kills until nobody is left: all in the group, and what has moved out of it as far as this process may. What
-    /// cannot be killed, because it has gained more rights than that or hangs in the kernel, is waited for.
+    /// cannot be killed, because it has gained more rights than that or hangs in the kernel, is waited for; an attempt
+    /// that fails, for want of something or because of what the group was turned into, is made again.
     fn end(&mut self) -> io::Result<()> {
+        self.is_terminating = false;
         while !self.reap_all()? {
-            self.group.as_ref().map_or(Ok(()), Group::kill)?;
-            descendants::kill(&HashSet::new())?;
+            let _ = self.group.as_ref().map(Group::kill);
+            let _ = self.children.kill(&HashSet::new());
             self.news.wait(None, Some(AGAIN_AFTER))?;
         }
         Ok(())
@@ -180,7 +202,7 @@ impl Supervisor<'_> {
                 (Reaped::NoneYet, Tree::Whole(_) | Tree::Rest | Tree::Nothing) => return Ok(false),
                 (Reaped::Nobody, Tree::Nothing) => return Ok(true),
                 (Reaped::Nobody, Tree::Whole(_) | Tree::Rest) => {
-                    self.leave_group()?;
+                    self.leave_group();
                     self.tree = Tree::Nothing;
                     self.note(&Event::Gone)?;
                 }

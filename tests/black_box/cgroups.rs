@@ -26,10 +26,10 @@ fn route(path: &str, program: &str) -> String {
 }
 
 /// The hierarchy of version 2, until it is dropped.
-struct Hierarchy(PathBuf);
+pub struct Hierarchy(pub PathBuf);
 
 impl Hierarchy {
-    fn mount(at: PathBuf) -> Self {
+    pub fn mount(at: PathBuf) -> Self {
         fs::create_dir(&at).unwrap();
         let mounted = Command::new("mount").args(["-t", "cgroup2", "bridgeward-test"]).arg(&at).status();
         assert!(mounted.unwrap().success(), "these tests need root, and a kernel with control groups");
@@ -37,7 +37,7 @@ impl Hierarchy {
     }
 
     /// A new group below the one that the tests are in.
-    fn group(&self, name: &str) -> Group {
+    pub fn group(&self, name: &str) -> Group {
         let text = fs::read_to_string("/proc/self/cgroup").unwrap();
         let own = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
         let path = self.0.join(own).join(format!("bridgeward-test-{}-{name}", fresh_nonce()));
@@ -53,11 +53,11 @@ impl Drop for Hierarchy {
 }
 
 /// A group and the place of its hierarchy, until it is dropped: then all that is in it is killed.
-struct Group(PathBuf, PathBuf);
+pub struct Group(pub PathBuf, PathBuf);
 
 impl Group {
     /// As systemd does it for `Delegate=yes`.
-    fn delegate(&self, mark: &str, user: u32) {
+    pub fn delegate(&self, mark: &str, user: u32) {
         rustix::fs::setxattr(&self.0, mark, b"1", XattrFlags::empty()).unwrap();
         for name in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
             chown(self.0.join(name), Some(user), Some(user)).unwrap();
@@ -65,7 +65,7 @@ impl Group {
     }
 
     /// The names of the groups below it.
-    fn below(&self) -> Vec<String> {
+    pub fn below(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.0).unwrap().map(Result::unwrap);
         let groups = entries.filter(|entry| entry.file_type().unwrap().is_dir());
         groups.map(|entry| entry.file_name().into_string().unwrap()).collect()
@@ -73,7 +73,7 @@ impl Group {
 
     /// A command that goes into this group, sees the hierarchy where machines have it, as its own and writable, and then
     /// does what `arguments` say.
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let usual = mounts.lines().find(|line| line.contains(" - cgroup2 ")).unwrap();
         let usual = usual.split(' ').nth(4).unwrap();
@@ -122,7 +122,7 @@ impl Unprivileged {
         Self { site, rise }
     }
 
-    fn serve(&self, group: &Group) -> Running {
+    pub fn serve(&self, group: &Group) -> Running {
         let own = self.site.path("bridgeward");
         let command: Vec<&str> = AS_NOBODY.into_iter().chain([own.to_str().unwrap()]).collect();
         self.site.serve_by(group.command(&command))
@@ -159,7 +159,7 @@ fn field(pid: Pid, name: &str) -> Option<String> {
 }
 
 /// Whether it runs: one that nobody has reaped does not.
-fn runs(pid: Pid) -> bool {
+pub fn runs(pid: Pid) -> bool {
     field(pid, "State").is_some_and(|state| !state.starts_with('Z'))
 }
 
@@ -180,7 +180,7 @@ pub fn children(pid: Pid) -> Vec<Pid> {
 }
 
 /// What the starts of commands on record say of their trees.
-fn trees(site: &Site) -> Vec<String> {
+pub fn trees(site: &Site) -> Vec<String> {
     let log = fs::read_to_string(site.path("audit.jsonl")).unwrap();
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     lines

@@ -21,6 +21,7 @@ mod explain;
 mod flood;
 mod foreign;
 mod full_disk;
+mod hard_ends;
 mod hygiene;
 mod jenkins;
 mod lifecycle;

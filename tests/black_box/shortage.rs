@@ -4,14 +4,17 @@ use std::fs;
 use std::process::Command;
 use std::time::Instant;
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, kill_process, pidfd_getfd, pidfd_open,
+    prlimit,
+};
 use serde_json::Value;
 
-use crate::cgroups::{AS_NOBODY, Unprivileged};
+use crate::cgroups::{AS_NOBODY, Unprivileged, children};
 use crate::support::*;
 
 /// Every descriptor is taken: those that are open stay so, and no other can be had.
-const NONE: Option<u64> = Some(3);
+pub const NONE: Option<u64> = Some(3);
 
 const SHORT: &str = "the system is short";
 
@@ -23,25 +26,17 @@ fn route(path: &str, program: &str, more: &str) -> String {
 }
 
 /// Sets how many descriptors a process may have, and says how many it might before; it may be given more again.
-fn limit(process: Pid, current: Option<u64>) -> Option<u64> {
+pub fn limit(process: Pid, current: Option<u64>) -> Option<u64> {
     let Rlimit { maximum, .. } = rustix::process::getrlimit(Resource::Nofile);
     prlimit(Some(process), Resource::Nofile, Rlimit { current, maximum }).unwrap().current
 }
 
-fn gateway_of(gateway: &Running) -> Pid {
+pub fn gateway_of(gateway: &Running) -> Pid {
     Pid::from_child(&gateway.child)
 }
 
-fn children(pid: Pid) -> Vec<Pid> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let texts = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).unwrap());
-    let texts: Vec<String> = texts.collect();
-    let pids = texts.iter().flat_map(|text| text.split_whitespace());
-    pids.map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap()).collect()
-}
-
 /// The kinds of what is on record about a job, in their order, before its end; that comes on record after it.
-fn course(site: &Site, location: &str) -> Vec<String> {
+pub fn course(site: &Site, location: &str) -> Vec<String> {
     let job = location.rsplit('/').next().unwrap();
     let log = fs::read_to_string(site.path("audit.jsonl")).unwrap();
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -97,6 +92,66 @@ fn a_job_that_waits_for_descriptors_stays_queued_when_its_gateway_is_told_to_sto
     assert_eq!(course(&site, &location), Vec::<String>::new());
     let gateway = site.serve();
     assert_eq!(gateway.ended(&location)["state"], "succeeded");
+}
+
+#[test]
+fn a_later_step_waits_for_descriptors_although_its_gateway_was_told_to_stop() {
+    let site = Site::new();
+    let (go, holds) = (site.path("go"), site.path("holds"));
+    let script =
+        format!("echo x > {}; while [ ! -e {} ]; do /bin/sleep 0.02; done", holds.display(), go.display());
+    let steps = format!("/bin/sh\", \"-c\", \"{script}\"], [\"/bin/echo\", \"later");
+    site.route("run", &route("run", &steps, ""));
+    let gateway = site.serve();
+    let location = gateway.send(&gateway.post("/run", "1").request()).location();
+    wait_for_lines(&holds, 1);
+    let before = limit(gateway_of(&gateway), NONE);
+    fs::write(&go, "").unwrap();
+    gateway.log.wait_for(|line| line.contains(SHORT)).unwrap();
+    gateway.signal(Signal::TERM);
+    gateway
+        .log
+        .wait_for(|line| line.contains("stopping"))
+        .unwrap_or_else(|| panic!("{}", gateway.log.text()));
+    limit(gateway_of(&gateway), before);
+    assert_eq!(gateway.stop().code(), Some(0));
+    let gateway = site.serve();
+    let job = gateway.ended(&location);
+    assert_eq!(job["state"], "succeeded", "{job}");
+}
+
+/// Whether something waits in a socket of a process to be read.
+fn has_an_order(process: Pid) -> bool {
+    let own = pidfd_open(process, PidfdFlags::empty()).unwrap();
+    let entries = fs::read_dir(format!("/proc/{process}/fd")).unwrap().map(Result::unwrap);
+    let sockets =
+        entries.filter(|entry| fs::read_link(entry.path()).unwrap().to_string_lossy().starts_with("socket"));
+    let numbers = sockets.map(|entry| entry.file_name().into_string().unwrap().parse().unwrap());
+    numbers
+        .map(|number| pidfd_getfd(&own, number, PidfdGetfdFlags::empty()).unwrap())
+        .any(|socket| rustix::io::ioctl_fionread(socket).unwrap() > 0)
+}
+
+#[test]
+fn a_supervisor_that_is_killed_before_it_took_the_order_costs_the_job_nothing() {
+    let site = Site::new();
+    site.route("run", &route("run", "/bin/true", ""));
+    let gateway = site.serve();
+    let first = gateway.send(&gateway.post("/run", "1").request()).location();
+    assert_eq!(gateway.ended(&first)["state"], "succeeded");
+    let idle = children(children(gateway_of(&gateway))[0]);
+    assert_eq!(idle.len(), 1);
+    kill_process(idle[0], Signal::STOP).unwrap();
+    let location = gateway.send(&gateway.post("/run", "2").request()).location();
+    let deadline = Instant::now() + PATIENCE;
+    while !has_an_order(idle[0]) {
+        assert!(Instant::now() < deadline, "nothing was ordered");
+        std::thread::yield_now();
+    }
+    kill_process(idle[0], Signal::KILL).unwrap();
+    let job = gateway.ended(&location);
+    assert_eq!(job["state"], "succeeded", "{job}");
+    assert_eq!(course(&site, &location), ["started"]);
 }
 
 #[test]

@@ -12,23 +12,28 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::process::{
     DumpableBehavior, Pid, Resource, Rlimit, getpid, getrlimit, set_child_subreaper, set_dumpable_behavior,
     setrlimit,
 };
 use serde::{Deserialize, Serialize};
 
-use super::super::cgroup::{self, Groups};
+use super::super::cgroup::{self, Audience, Groups, Without};
+use super::super::descendants::Children;
 use super::super::news::{News, Reaped, reap};
 use super::super::shortage;
 use super::super::supervisor::supervise;
-use super::super::{descendants, frame, spawn};
+use super::super::{frame, spawn};
 
 /// The argument that makes this program a launcher.
 pub const SUBCOMMAND: &str = "launcher";
-/// From one attempt to end orphans to the next, when nothing has ended meanwhile.
+/// From one attempt to end what others have left to the next, when nothing has ended meanwhile.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// Most warnings before it is ready.
+const MOST_WARNINGS: usize = 64;
 
 /// What a worker asks for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,10 +52,15 @@ pub(super) enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Report {
+    /// What an operator should know, before it is ready.
+    Warned {
+        /// In words.
+        what: String,
+    },
     /// The lock is taken: nothing of a former worker's runs any more.
     Ready {
         /// Below which control group each command gets one of its own, or why none does.
-        groups: Result<PathBuf, String>,
+        groups: Result<PathBuf, Without>,
     },
     /// This supervisor has ended, and nothing that descended from it is left.
     Gone {
@@ -74,6 +84,7 @@ struct Service {
     /// Whether the worker says nothing more.
     is_over: bool,
     news: News,
+    children: Children,
     /// Held, not used: closing it lets go of the lock.
     _lock: Option<File>,
     groups: Option<Groups>,
@@ -92,7 +103,7 @@ pub fn serve() -> io::Result<()> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
     // Every end of a tree rests on this.
-    descendants::children(getpid())?;
+    let children = Children::of_this_process()?;
     let news = News::listen()?;
     let worker = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     rustix::stdio::dup2_stdin(spawn::nothing().map_err(io::Error::other)?)?;
@@ -100,25 +111,67 @@ pub fn serve() -> io::Result<()> {
         return Err(io::Error::other("something else came first"));
     };
     let lock = locks.into_iter().next().map(File::from);
-    let groups = match &lock {
-        Some(lock) => {
-            rustix::io::retry_on_intr(|| flock(lock, FlockOperation::LockExclusive))?;
-            cgroup::of_queue(lock)?
-        }
-        None => Err("it is for no queue".into()),
+    let mut waiting = Waiting { worker: &worker, news: &news, told: HashSet::new(), is_over: false };
+    let groups = match waiting.for_all_of(lock.as_ref()) {
+        Ok(groups) => groups,
+        Err(_) if waiting.is_over => return Ok(()),
+        Err(error) => return Err(error),
     };
-    let told = groups.as_ref().map(|groups| groups.path().to_owned()).map_err(String::clone);
+    let told = groups.as_ref().map(|groups| groups.path().to_owned()).map_err(Clone::clone);
     frame::send(&worker, &Report::Ready { groups: told })?;
     let (worker, groups, supervisors, ended) = (Some(worker), groups.ok(), HashMap::new(), Vec::new());
-    Service { worker, is_over: false, news, _lock: lock, groups, supervisors, ended }.run()
+    Service { worker, is_over: false, news, children, _lock: lock, groups, supervisors, ended }.run()
+}
+
+/// A worker that waits until nothing of a former one runs any more.
+struct Waiting<'a> {
+    worker: &'a UnixStream,
+    news: &'a News,
+    /// What it was told already.
+    told: HashSet<String>,
+    /// Whether it has ended.
+    is_over: bool,
+}
+
+impl Waiting<'_> {
+    fn for_all_of(&mut self, lock: Option<&File>) -> io::Result<Result<Groups, Without>> {
+        let Some(lock) = lock else {
+            return Ok(Err(Without { reason: "it is for no queue".into(), is_delegated: false }));
+        };
+        loop {
+            match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return cgroup::of_queue(lock, self),
+                Err(Errno::WOULDBLOCK | Errno::INTR | Errno::NOLCK) => self.wait()?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Audience for Waiting<'_> {
+    fn warn(&mut self, what: String) {
+        if self.told.len() < MOST_WARNINGS && self.told.insert(what.clone()) {
+            // Whether it is heard shows by the next wait.
+            let _ = frame::send(self.worker, &Report::Warned { what });
+        }
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        self.news.wait(None, Some(AGAIN_AFTER))?;
+        let mut watched = [PollFd::new(self.worker, PollFlags::RDHUP)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let has_ended = rustix::io::retry_on_intr(|| poll(&mut watched, Some(&at_once)));
+        self.is_over = has_ended.is_ok_and(|ended| ended > 0);
+        if self.is_over { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+    }
 }
 
 impl Service {
     fn run(mut self) -> io::Result<()> {
         loop {
             let is_alone = self.reap_all()?;
-            self.sweep()?;
-            if self.is_over && is_alone {
+            self.sweep();
+            if self.is_over && is_alone && self.ended.is_empty() {
                 return Ok(());
             }
             let limit = (!self.ended.is_empty()).then_some(AGAIN_AFTER);
@@ -171,25 +224,23 @@ impl Service {
     }
 
     /// Kills what a supervisor that was killed has left: its groups, and whatever is a child of this process and no
-    /// supervisor. A supervisor that ended by itself has left nothing.
-    fn sweep(&mut self) -> io::Result<()> {
+    /// supervisor. A supervisor that ended by itself has left nothing. What fails is tried again.
+    fn sweep(&mut self) {
         if self.ended.is_empty() {
-            return Ok(());
+            return;
         }
-        let mut is_empty = true;
-        if let Some(groups) = &self.groups {
-            for number in &self.ended {
-                is_empty &= groups.end_of(*number, Duration::ZERO)?;
-            }
-        }
+        let groups = self.groups.as_ref();
+        let ends = self.ended.iter().map(|number| groups.map_or(Ok(true), |groups| groups.end_of(*number)));
+        let is_empty = ends.fold(true, |all, end| all & end.unwrap_or(false));
         let supervisors: HashSet<Pid> = self.supervisors.keys().copied().collect();
-        if is_empty && descendants::children(getpid())?.iter().all(|child| supervisors.contains(child)) {
+        let is_alone = |children: Vec<Pid>| children.iter().all(|child| supervisors.contains(child));
+        if is_empty && self.children.now().is_ok_and(is_alone) {
             for number in std::mem::take(&mut self.ended) {
                 self.tell(&Report::Gone { number });
             }
-            return Ok(());
+            return;
         }
-        descendants::kill(&supervisors)
+        let _ = self.children.kill(&supervisors);
     }
 
     /// A worker that does not listen any more has ended, or is about to.

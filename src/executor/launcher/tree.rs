@@ -28,14 +28,19 @@ pub(in super::super) struct Tree {
     link: Option<Link>,
     fate: oneshot::Receiver<Fate>,
     exit: Option<Result<Exit, NotStarted>>,
+    /// Whether the supervisor said that it has the order.
+    is_taken: bool,
     is_gone: bool,
+    /// Whether something of it may still run, and nobody is left who could say.
+    is_left: bool,
 }
 
 impl Tree {
     /// Of a command that was ordered from `supervisor`.
     pub(super) fn of(supervisor: Supervisor, launcher: Launcher) -> Self {
         let Supervisor { link, fate } = supervisor;
-        Self { launcher, link: Some(link), fate, exit: None, is_gone: false }
+        let (exit, is_taken, is_gone, is_left) = (None, false, false, false);
+        Self { launcher, link: Some(link), fate, exit, is_taken, is_gone, is_left }
     }
 
     /// Waits until the command itself has ended, or was not even started. May be dropped and called again.
@@ -45,7 +50,7 @@ impl Tree {
         }
     }
 
-    /// Waits until nothing of the tree is left. May be dropped and called again.
+    /// Waits until nothing of the tree is left, or nobody can tell any more. May be dropped and called again.
     pub(in super::super) async fn gone(&mut self) {
         while !self.is_gone {
             self.listen().await;
@@ -60,6 +65,11 @@ impl Tree {
     /// KILL to all of it, until nothing is left.
     pub(in super::super) async fn kill(&mut self) {
         self.order(&Order::Kill).await;
+    }
+
+    /// Whether something of it may still run, of a tree that [`Tree::gone`] has waited for.
+    pub(in super::super) fn is_left(&self) -> bool {
+        self.is_left
     }
 
     /// How the command ended, of a tree that is gone.
@@ -97,14 +107,17 @@ impl Tree {
         }
         match (&mut self.fate).await {
             Ok(Fate::Refused(why)) => self.exit = Some(Err(why)),
+            Ok(Fate::Gone) if !self.is_taken => self.exit = Some(Err(NotStarted::without_supervisor())),
+            Ok(Fate::Gone) => {}
             // Without a launcher nobody can tell, and the worker stops.
-            Ok(Fate::Gone) | Err(_) => {}
+            Err(_) => self.is_left = true,
         }
         self.is_gone = true;
     }
 
     fn hear(&mut self, told: io::Result<Option<Event>>) {
         match told {
+            Ok(Some(Event::Taken)) => self.is_taken = true,
             Ok(Some(Event::NotStarted { reason, is_shortage })) => {
                 self.exit = Some(Err(NotStarted { reason, is_shortage }));
                 self.is_gone = true;
@@ -112,7 +125,8 @@ impl Tree {
             Ok(Some(Event::Ended { exit })) => self.exit = Some(Ok(exit)),
             Ok(Some(Event::Gone)) => self.is_gone = true,
             Ok(None) | Err(_) => {
-                tracing::error!("the supervisor of a command has ended; whatever runs is killed");
+                let may_run = self.is_taken;
+                tracing::error!(may_run, "the supervisor of a command has ended; whatever runs is killed");
                 self.link = None;
             }
         }
