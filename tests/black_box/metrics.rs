@@ -268,11 +268,14 @@ fn i7_changed_limits_of_a_source_hold_for_those_who_wait_too() {
         site.write("gateway.toml", &text.replace(&from, &to), 0o644);
         assert_eq!(ask_socket(&socket, "POST", "/reload").0, 200);
     };
+    let another_is_turned_away = |turned_away| {
+        assert!(gateway.try_connect(None).is_err());
+        wait_for(&site, "connections_turned_away_total{reason=\"source\"}", turned_away);
+    };
     // Whether one waits is seen by the next one that is turned away.
     let waits = |turned_away| {
         let waiting = TcpStream::connect(gateway.address).unwrap();
-        assert!(gateway.try_connect(None).is_err());
-        wait_for(&site, "connections_turned_away_total{reason=\"source\"}", turned_away);
+        another_is_turned_away(turned_away);
         waiting
     };
     let greet = |waiting| Tls::greet(waiting, &[], &site.ca_pem, None).unwrap();
@@ -282,6 +285,8 @@ fn i7_changed_limits_of_a_source_hold_for_those_who_wait_too() {
     held.push(greet(waiting));
     let waiting = waits(2.0);
     change("3", "1");
+    // Whoever accepts connections hears of changed limits before the next connection.
+    another_is_turned_away(3.0);
     for open in [3.0, 2.0] {
         drop(held.pop());
         wait_for(&site, "connections_open", open);
