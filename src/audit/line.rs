@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
 use super::verify::hex;
+use crate::domain::printable::acts;
 
 /// What the log says of itself, beside the records that others give it.
 #[derive(Serialize)]
@@ -89,15 +90,6 @@ impl Formatter for Plain {
         }
         writer.write_all(rest.as_bytes())
     }
-}
-
-/// Whether a character does something other than being shown: Unicode's categories Cc, Zl, Zp, and of Cf the marks of
-/// direction, joiners and tags.
-fn acts(character: char) -> bool {
-    character.is_control()
-        || matches!(character,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]

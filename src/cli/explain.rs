@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::domain::extension::Oid;
 use crate::domain::identity::Certificate;
 use crate::domain::name::KeyName;
+use crate::domain::printable::printable;
 use crate::gate::explain::{End, Explanation, Question, explain};
 use crate::policy::Purpose;
 
@@ -148,7 +149,7 @@ fn text(title: &str, explanation: &Explanation) -> String {
         let verdict = if step.passes { "passes" } else { "REFUSES" };
         let mut left = format!("{:<9} {verdict:<8}", step.guard);
         for says in &step.says {
-            let shown: String = says.chars().flat_map(visible).collect();
+            let shown = printable(says, false);
             lines.push(format!("{left} {shown}"));
             left = " ".repeat(18);
         }
@@ -168,10 +169,4 @@ fn text(title: &str, explanation: &Explanation) -> String {
         End::Refused { status } => lines.push(format!("It would be answered {status}, and nothing runs.")),
     }
     lines.join("\n") + "\n"
-}
-
-fn visible(letter: char) -> impl Iterator<Item = char> {
-    let escaped = letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}');
-    let (plain, escape) = if escaped { (None, Some(letter.escape_unicode())) } else { (Some(letter), None) };
-    plain.into_iter().chain(escape.into_iter().flatten())
 }

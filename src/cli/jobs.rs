@@ -14,11 +14,11 @@ use axum::http::Method;
 
 use self::client::Client;
 use self::show::Look;
-use super::printable::printable;
 use crate::admin::jobs::{Done, Shown};
 use crate::clock::Clock;
 use crate::domain::job::{JobId, JobPrefix, JobView, NotAJobId, State};
 use crate::domain::name::RouteName;
+use crate::domain::printable::printable;
 use crate::policy::Admin;
 use crate::queue::operate::Page;
 

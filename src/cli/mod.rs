@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::executor::launcher::service;
 
+mod arguments;
 pub mod audit;
 pub mod call;
 pub mod certs;
@@ -19,7 +20,6 @@ pub mod explain;
 mod findings;
 pub mod jobs;
 pub mod log;
-mod printable;
 pub mod promote;
 pub mod reload;
 pub mod request;

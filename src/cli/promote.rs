@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::printable::printable;
 use crate::promote::order::{Author, Branch, FilePath, Message, Order, Remote, Setting, Settings};
 use crate::promote::{Change, INHERITED, Outcome, promote};
 
@@ -114,7 +115,7 @@ fn tell(order: &Order, outcome: &Outcome, out: &mut impl Write) -> std::io::Resu
             writeln!(out, "nothing to change: {file} on {branch} of {remote} says so already, at {head}")
         }
         Outcome::Difference { patch, changes } => {
-            write!(out, "{}", printable(patch))?;
+            write!(out, "{}", printable(patch, true))?;
             tell_changes(changes, out)?;
             writeln!(out, "nothing was committed: this is what would be, to {branch} of {remote}")
         }
@@ -135,13 +136,8 @@ fn tell_changes(changes: &[Change], out: &mut impl Write) -> std::io::Result<()>
     changes.iter().try_for_each(|Change { key, before, after }| match before.as_deref() {
         None => writeln!(out, "  {key}: {after} (new)"),
         Some("") => writeln!(out, "  {key}: no value -> {after}"),
-        Some(before) => writeln!(out, "  {key}: {} -> {after}", printable(before)),
+        Some(before) => writeln!(out, "  {key}: {} -> {after}", printable(before, false)),
     })
-}
-
-/// A stranger's text without what could steer a terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use axum::http::Method;
 use super::jobs::DEFAULT_SOCKET;
 use super::jobs::client::{Client, Refused};
 use super::jobs::named;
-use super::printable::printable;
 use crate::admin::Reloaded;
+use crate::domain::printable::printable;
 
 /// Load the policy of a running gateway anew
 ///

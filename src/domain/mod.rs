@@ -11,5 +11,6 @@ pub mod identity;
 pub mod job;
 pub mod name;
 pub mod parameters;
+pub mod printable;
 pub mod source;
 pub mod submission;

@@ -7,6 +7,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 
 use crate::domain::argv::Argv;
+use crate::domain::printable::printable;
 use crate::queue::output::Live;
 
 /// How much is read at once, in bytes: a quarter of a pipe.
@@ -146,24 +147,9 @@ impl Lines {
     }
 
     fn emit(&mut self, log: &mut impl FnMut(&str)) {
-        log(&printable(&self.partial));
+        log(&printable(&String::from_utf8_lossy(&self.partial), false));
         self.partial.clear();
     }
-}
-
-/// As UTF-8 with replacement characters; what could move a cursor, forge a line or turn the text around is escaped.
-fn printable(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for character in String::from_utf8_lossy(bytes).chars() {
-        let turns =
-            matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if character.is_control() || turns {
-            text.extend(character.escape_default());
-        } else {
-            text.push(character);
-        }
-    }
-    text
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use axum::http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use axum::http::{Response, StatusCode};
 use serde::Deserialize;
 
-use super::super::printable::printable;
 use crate::domain::job::{JobId, JobView, State};
+use crate::domain::printable::printable;
 
 /// The body of the one answer to everything that is not allowed.
 const WALL: &[u8] = b"You shall not pass!";

@@ -9,11 +9,12 @@ use std::io::{Result, Write};
 use axum::http::{Method, StatusCode};
 use jiff::Timestamp;
 
+use super::super::arguments::arguments;
 use super::super::client::Target;
-use super::super::printable::{arguments, printable};
 use super::answer::{Answer, Receipt};
 use crate::domain::job::{JobView, State};
 use crate::domain::name::KeyName;
+use crate::domain::printable::printable;
 
 /// To the line's start, and all of it cleared.
 const CLEAR: &str = "\r\x1b[K";

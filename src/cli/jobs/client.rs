@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::domain::printable::printable;
 use axum::http::header::HOST;
 use axum::http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -14,8 +15,6 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
-
-use super::super::printable::printable;
 
 /// For one answer; the gateway takes no longer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(40);

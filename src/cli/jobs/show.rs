@@ -8,9 +8,10 @@ use std::os::fd::AsFd;
 
 use jiff::Timestamp;
 
-use super::super::printable::{arguments, printable};
+use super::super::arguments::arguments;
 use crate::admin::jobs::Shown;
 use crate::domain::job::{JobView, RunningStep, Step};
+use crate::domain::printable::printable;
 use crate::queue::operate::Summary;
 use crate::queue::standing::{Standing, Waits};
 
