@@ -17,7 +17,7 @@ pub(super) fn recover(connection: &mut Connection, now: i64) -> Result<(Recovere
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let interrupted = collect(
         &transaction,
-        "UPDATE jobs SET state = 'interrupted', finished = ?1, 
+        "UPDATE jobs SET state = 'interrupted', finished = ?1,
              reason = 'its worker ended before step '
                  || (SELECT COALESCE(MAX(number), 0) + 1 FROM steps WHERE job = jobs.seq) || ' did',
              keeps = (SELECT COALESCE(SUM(LENGTH(output)), 0) FROM steps WHERE job = jobs.seq)

@@ -19,6 +19,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// Most processes of one group that are signalled by one look, each of which takes a descriptor.
 const MOST_AT_ONCE: usize = 1000;
+/// How many groups, one in the other, are looked into: whoever runs as the gateway may nest as many as it likes.
+const DEEPEST: usize = 256;
 
 /// A control group.
 #[derive(Debug)]
@@ -78,7 +80,7 @@ impl<'a> Group<'a> {
     /// # Errors
     /// When that could not be tried.
     pub(in super::super) fn kill(&self) -> io::Result<()> {
-        self.kill_whole().or_else(|_| kill_members(self.as_fd()))
+        self.kill_whole().or_else(|_| kill_members(self.as_fd(), DEEPEST))
     }
 
     /// Kills all that is still in it, waits until that is gone, and removes it. Each attempt that fails is made again
@@ -87,7 +89,7 @@ impl<'a> Group<'a> {
         while !matches!(unlinkat(self.parent, &self.name, AtFlags::REMOVEDIR), Ok(()) | Err(Errno::NOENT)) {
             let _ = self.kill();
             if self.is_empty().unwrap_or(false) {
-                return remove(self.parent, &self.name);
+                return remove(self.parent, &self.name, DEEPEST);
             }
             // It is told of what has changed since it was read.
             let mut watched = [PollFd::new(&self.events, PollFlags::PRI)];
@@ -134,7 +136,7 @@ fn end(parent: BorrowedFd<'_>, name: OsString) -> io::Result<bool> {
         Ok(group) => {
             let is_empty = group.is_empty()?;
             if is_empty {
-                remove(parent, &group.name);
+                remove(parent, &group.name, DEEPEST);
             }
             Ok(is_empty)
         }
@@ -143,11 +145,13 @@ fn end(parent: BorrowedFd<'_>, name: OsString) -> io::Result<bool> {
     }
 }
 
-/// Kills what is in a group and in those below it, one process after the other. Frozen, it does not fork meanwhile.
-fn kill_members(group: BorrowedFd<'_>) -> io::Result<()> {
+/// Kills what is in a group and in those below it, so many levels of them, one process after the other. Frozen, it does
+/// not fork meanwhile.
+fn kill_members(group: BorrowedFd<'_>, levels: usize) -> io::Result<()> {
     let _ = file(group, "cgroup.freeze", OFlags::WRONLY).map(|freeze| rustix::io::write(freeze, b"1"));
-    for name in below(group)? {
-        match directory(group, &name).and_then(|below| kill_members(below.as_fd())) {
+    let groups = if levels > 0 { below(group)? } else { Vec::new() };
+    for name in groups {
+        match directory(group, &name).and_then(|below| kill_members(below.as_fd(), levels - 1)) {
             Err(error) if !is_gone(&error) => return Err(error),
             Ok(()) | Err(_) => {}
         }
@@ -191,11 +195,13 @@ fn process_of(thread: Pid) -> Option<Pid> {
     Pid::from_raw(std::str::from_utf8(line).ok()?.trim().parse().ok()?)
 }
 
-/// With all groups below it. What cannot be removed has nobody in it.
-fn remove(parent: BorrowedFd<'_>, name: &OsStr) {
-    if let Ok(group) = directory(parent, name) {
+/// With the groups below it, so many levels of them. What is not removed has nobody in it.
+fn remove(parent: BorrowedFd<'_>, name: &OsStr, levels: usize) {
+    if levels > 0
+        && let Ok(group) = directory(parent, name)
+    {
         for name in below(group.as_fd()).unwrap_or_default() {
-            remove(group.as_fd(), &name);
+            remove(group.as_fd(), &name, levels - 1);
         }
     }
     let _ = unlinkat(parent, name, AtFlags::REMOVEDIR);
@@ -226,4 +232,22 @@ fn file(group: BorrowedFd<'_>, name: &str, how: OFlags) -> io::Result<File> {
 /// The group that a file is of, or was asked for, is not there any more.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_removed_with_those_below_them_up_to_a_depth() {
+        let place = tempfile::tempdir().unwrap();
+        let parent = File::open(place.path()).unwrap();
+        for (deep, is_left) in [(0, false), (DEEPEST, false), (DEEPEST + 1, true)] {
+            let top = place.path().join("g");
+            let path = (0..deep).fold(top.clone(), |path, _| path.join("g"));
+            fs::create_dir_all(path).unwrap();
+            remove(parent.as_fd(), "g".as_ref(), DEEPEST);
+            assert_eq!(top.exists(), is_left, "{deep}");
+        }
+    }
 }
