@@ -170,8 +170,10 @@ fn i8_a_gateway_that_crashes_leaves_no_core_behind() {
     let most = limit(rustix::process::getpid())[1].clone();
     assert_ne!(most, "0", "no core can be had here: raise the hard limit (`ulimit -Hc`)");
     let raised = |command: &Command| {
-        let mut by = Command::new("prlimit");
-        by.arg(format!("--core={most}:{most}")).arg(command.get_program()).args(command.get_args());
+        // Tests that run in the background of a shell ignore SIGQUIT, and so would what they start.
+        let mut by = Command::new("env");
+        by.args(["--default-signal=QUIT", "prlimit", &format!("--core={most}:{most}")]);
+        by.arg(command.get_program()).args(command.get_args());
         command.get_current_dir().map(|directory| by.current_dir(directory));
         by
     };
