@@ -221,8 +221,6 @@ async fn fill(file: &Path) {
                  SELECT printf('019a0000-0001-7000-8000-%012x', i), route, parameters, identity, proofs,
                         'lock-' || (i % 1000), 1, 'queued', 0, submitted, expires_at + i
                  FROM numbers, (SELECT * FROM jobs WHERE seq = 1);
-             INSERT INTO submitters (job, identity, proofs, joined, parameters)
-                 SELECT seq, identity, proofs, submitted, parameters FROM jobs WHERE seq > 1;
              INSERT INTO messages (scope, id, digest, job, created, keep_until)
                  SELECT scope, hex(randomblob(16)), digest, jobs.id, created, keep_until + seq
                  FROM jobs, (SELECT scope, digest, created, keep_until FROM messages) WHERE seq > 1;

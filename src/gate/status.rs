@@ -79,7 +79,7 @@ impl<I: Intake> Status<I> {
         let proofs = Proofs { certificate, key, source: head.peer.source() };
         let id = head.parts.uri.path().strip_prefix(JOBS).and_then(|id| JobId::parse(id).ok());
         let id = id.ok_or(Why::NoSuchJob)?;
-        // A job of somebody else is not even read: it would tell that it is there, and how large it is.
+        // Of a job of somebody else nothing is read but whose it is: it would tell that it is there, and how large it is.
         let by = proofs.key.iter().cloned().map(Identity::Key);
         let by = by.chain(proofs.certificate.iter().map(|shown| Identity::Certname(shown.certname.clone())));
         let found = self

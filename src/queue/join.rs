@@ -40,8 +40,8 @@ impl Ledger<'_> {
         Ok(Some(job))
     }
 
-    /// Writes down who asked for a job; whoever asks again is still one.
-    pub(super) fn add_submitter(&self, seq: i64, submission: &Submission) -> Result<(), Unavailable> {
+    /// Writes down who asked for a job that is there; whoever asks again is still one.
+    fn add_submitter(&self, seq: i64, submission: &Submission) -> Result<(), Unavailable> {
         self.connection
             .prepare_cached(
                 "INSERT INTO submitters (job, identity, proofs, joined, parameters) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -124,11 +124,17 @@ mod tests {
         let place = Place::new();
         let (store, _) = place.open();
         let first = store.submit(&place.submission("kick"), &joining("kick", 1)).await.unwrap();
-        for _ in 0..20 {
-            let again = store.submit(&place.submission("kick"), &joining("kick", 1)).await.unwrap();
+        let mut last = place.submission("kick");
+        for host in 1..=20 {
+            last.proofs.source = [192, 0, 2, host].into();
+            let again = store.submit(&last, &joining("kick", 1)).await.unwrap();
             assert_eq!((again.job, again.how), (first.job, How::Coalesced));
         }
-        assert_eq!(store.find(first.job).await.unwrap().unwrap().submitters.len(), 1);
+        let found = store.find(first.job).await.unwrap().unwrap();
+        assert_eq!(found.submitters.len(), 1);
+        assert_eq!(found.submitters[0].proofs, last.proofs, "what it showed the last time");
+        let identity = found.view.identity.clone();
+        assert!(store.find_of(first.job, vec![identity]).await.unwrap().is_some());
     }
 
     #[tokio::test]

@@ -94,7 +94,8 @@ impl Readers {
 
 fn asked(connection: &Connection, job: JobId, identity: &Identity) -> Result<bool, Unavailable> {
     let mut statement = connection.prepare_cached(
-        "SELECT 1 FROM submitters WHERE job = (SELECT seq FROM jobs WHERE id = ?1) AND identity = ?2",
+        "SELECT 1 FROM jobs WHERE id = ?1
+             AND (identity = ?2 OR EXISTS (SELECT 1 FROM submitters WHERE job = seq AND submitters.identity = ?2))",
     )?;
     Ok(statement.exists([job.to_string(), identity.to_string()])?)
 }
@@ -109,7 +110,7 @@ fn body(connection: &mut Connection, job: JobId) -> Result<Option<Body>, Unavail
 /// All of it is of one moment where `moment` is a transaction.
 pub(super) fn find(moment: &Connection, job: JobId) -> Result<Option<Found>, Unavailable> {
     let mut statement = moment.prepare_cached(
-        "SELECT seq, route, state, identity, parameters, submitted, started, finished, keeps, retry_of
+        "SELECT seq, route, state, identity, parameters, submitted, started, finished, keeps, retry_of, proofs
          FROM jobs WHERE id = ?1",
     )?;
     let row = statement.query_row([job.to_string()], |row| {
@@ -126,10 +127,22 @@ pub(super) fn find(moment: &Connection, job: JobId) -> Result<Option<Found>, Una
             time(7)?,
             row.get::<_, i64>(8)?,
             row.get::<_, Option<String>>(9)?,
+            text(10)?,
         ))
     });
-    let Some((seq, route, state, identity, parameters, submitted, started, finished, keeps, retry_of)) =
-        row.optional()?
+    let Some((
+        seq,
+        route,
+        state,
+        identity,
+        parameters,
+        submitted,
+        started,
+        finished,
+        keeps,
+        retry_of,
+        proofs,
+    )) = row.optional()?
     else {
         return Ok(None);
     };
@@ -154,14 +167,17 @@ pub(super) fn find(moment: &Connection, job: JobId) -> Result<Option<Found>, Una
         let text = |column| row.get::<_, String>(column);
         Ok((text(0)?, text(1)?, text(2)?))
     })?;
-    let mut submitters = Vec::new();
+    let (identity, parameters) = (view.identity.clone(), view.parameters.clone());
+    let mut submitters = vec![Submitter { identity, proofs: stored::json(&proofs)?, parameters }];
     for row in rows {
         let (identity, proofs, parameters) = row?;
-        submitters.push(Submitter {
-            identity: stored::identity(&identity)?,
-            proofs: stored::json(&proofs)?,
-            parameters: stored::json(&parameters)?,
-        });
+        let identity = stored::identity(&identity)?;
+        let (proofs, parameters) = (stored::json(&proofs)?, stored::json(&parameters)?);
+        let submitter = Submitter { identity, proofs, parameters };
+        match submitters.first_mut() {
+            Some(first) if first.identity == submitter.identity => *first = submitter,
+            Some(_) | None => submitters.push(submitter),
+        }
     }
     Ok(Some(Found { view, submitters }))
 }

@@ -55,7 +55,8 @@ CREATE INDEX jobs_unrecorded ON jobs (finished) WHERE finished IS NOT NULL AND r
 CREATE INDEX jobs_finished ON jobs (finished)    WHERE finished IS NOT NULL;
 CREATE INDEX jobs_keeping  ON jobs (finished, keeps) WHERE keeps > 0;
 
--- Everyone who submitted or joined a job, the first one included, each once; `parameters` are the submitter's own.
+-- Everyone who joined a job, each once; `parameters` are their own. Who submitted it stands in the job, and here, too, if it
+-- asked again.
 CREATE TABLE submitters (
     job        INTEGER NOT NULL,
     identity   TEXT    NOT NULL,

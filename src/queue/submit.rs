@@ -109,7 +109,6 @@ impl Ledger<'_> {
                 submitted.saturating_add(stored::micros(terms.expires)),
             ])?;
         let seq = self.connection.last_insert_rowid();
-        self.add_submitter(seq, submission)?;
         if let Some(body) = &submission.body {
             self.connection
                 .prepare_cached("INSERT INTO bodies (job, bytes) VALUES (?1, ?2)")?
