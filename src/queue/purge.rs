@@ -28,8 +28,8 @@ impl Ledger<'_> {
 
     fn purge_messages(&mut self) -> Result<usize, Unavailable> {
         let mut statement = self.connection.prepare_cached(&format!(
-            "DELETE FROM messages WHERE (scope, id) IN
-                 (SELECT scope, id FROM messages INDEXED BY messages_keep
+            "DELETE FROM messages WHERE number IN
+                 (SELECT number FROM messages INDEXED BY messages_keep
                   WHERE keep_until < ?1 ORDER BY keep_until LIMIT {MESSAGES_AT_ONCE})
              RETURNING scope, created"
         ))?;

@@ -10,10 +10,10 @@ use rusqlite::{Connection, TransactionBehavior};
 const APPLICATION: i64 = 0x6272_5767;
 
 /// The form of the tables (`PRAGMA user_version`) that this program reads and writes.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 const TABLES: &str = "
--- seq is the order of acceptance. `claimed` and `started` are separate marks. `expires_at` is null once a job may no
+-- seq is the order of acceptance. Whose a job is stands before whatever may be large, and is read without that. `claimed` and `started` are separate marks. `expires_at` is null once a job may no
 -- longer be given up. `likeness` tells equal jobs, `retry_of` names the job that an
 -- operator repeated, `attempt` counts runs from 1, `not_before` delays one, `awaits` is a file that holds it while it
 -- exists. `reason` says why a job ended as it did; `recorded` is when its end was put on record elsewhere, and `closing`
@@ -23,8 +23,8 @@ CREATE TABLE jobs (
     seq         INTEGER PRIMARY KEY,
     id          TEXT    NOT NULL UNIQUE,
     route       TEXT    NOT NULL,
-    parameters  TEXT    NOT NULL,
     identity    TEXT    NOT NULL,
+    parameters  TEXT    NOT NULL,
     proofs      TEXT    NOT NULL,
     lock        TEXT    NOT NULL,
     concurrency INTEGER NOT NULL,
@@ -83,20 +83,6 @@ CREATE TABLE steps (
     PRIMARY KEY (job, number)
 ) STRICT;
 
--- Message ids. `ended` is the final state of a job that is no longer kept although the id still is.
-CREATE TABLE messages (
-    scope      TEXT    NOT NULL,
-    id         TEXT    NOT NULL,
-    digest     BLOB    NOT NULL,
-    job        TEXT    NOT NULL,
-    ended      TEXT,
-    created    INTEGER,
-    keep_until INTEGER NOT NULL,
-    PRIMARY KEY (scope, id)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX messages_keep ON messages (keep_until);
-CREATE INDEX messages_job  ON messages (job);
-
 -- For each scope the youngest `created` that was forgotten: what is not younger is refused.
 CREATE TABLE floors (
     scope   TEXT PRIMARY KEY,
@@ -122,6 +108,37 @@ CREATE INDEX locks_held ON locks (head)
 CREATE INDEX locks_delayed ON locks (not_before) WHERE not_before IS NOT NULL;
 ";
 
+/// Rows in the order of acceptance: ids come in any order, and what is written for one is little where an index alone
+/// sorts them.
+const MESSAGES: &str = "
+-- Message ids. `ended` is the final state of a job that is no longer kept although the id still is.
+CREATE TABLE messages (
+    number     INTEGER PRIMARY KEY,
+    scope      TEXT    NOT NULL,
+    id         TEXT    NOT NULL,
+    digest     BLOB    NOT NULL,
+    job        TEXT    NOT NULL,
+    ended      TEXT,
+    created    INTEGER,
+    keep_until INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX messages_id ON messages (scope, id);
+";
+
+const OF_MESSAGES: &str = "
+CREATE INDEX messages_keep ON messages (keep_until);
+CREATE INDEX messages_job  ON messages (job);
+";
+
+/// Before and after the making of [`MESSAGES`], where a database of form 1 has them sorted by id. Nothing is sorted in
+/// memory, however many they are.
+const MESSAGES_OF_FORM_1: [&str; 2] = [
+    "ALTER TABLE messages RENAME TO sorted",
+    "INSERT INTO messages (scope, id, digest, job, ended, created, keep_until)
+         SELECT scope, id, digest, job, ended, created, keep_until FROM sorted INDEXED BY messages_keep ORDER BY keep_until;
+     DROP TABLE sorted;",
+];
+
 /// What stands in a database file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Form {
@@ -133,20 +150,30 @@ pub(super) enum Form {
     Foreign,
 }
 
-/// Makes the tables in an empty database, and tells what stands in another.
+/// Makes the tables in an empty database, changes those of an earlier program, and tells what stands in another.
 pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<Form> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let pragma = |name: &str| transaction.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
     let tables: i64 = transaction.query_row("SELECT COUNT(*) FROM sqlite_schema", [], |row| row.get(0))?;
     match (application, version, tables) {
-        (0, 0, 0) => {}
+        (0, 0, 0) => {
+            transaction.execute_batch(TABLES)?;
+            transaction.execute_batch(MESSAGES)?;
+            transaction.execute_batch(OF_MESSAGES)?;
+            transaction.pragma_update(None, "application_id", APPLICATION)?;
+        }
+        (APPLICATION, 1, _) => {
+            let [before, after] = MESSAGES_OF_FORM_1;
+            transaction.execute_batch(before)?;
+            transaction.execute_batch(MESSAGES)?;
+            transaction.execute_batch(after)?;
+            transaction.execute_batch(OF_MESSAGES)?;
+        }
         (APPLICATION, VERSION, _) => return Ok(Form::Current),
         (APPLICATION, newer, _) if newer > VERSION => return Ok(Form::Newer(newer)),
         _ => return Ok(Form::Foreign),
     }
-    transaction.execute_batch(TABLES)?;
-    transaction.pragma_update(None, "application_id", APPLICATION)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()?;
     Ok(Form::Current)
@@ -161,6 +188,31 @@ mod tests {
         let mut connection = Connection::open_in_memory().unwrap();
         assert_eq!(prepare(&mut connection).unwrap(), Form::Current);
         assert_eq!(prepare(&mut connection).unwrap(), Form::Current);
+    }
+
+    #[test]
+    fn messages_of_an_earlier_program_are_kept() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        prepare(&mut connection).unwrap();
+        let form_1 = "DROP TABLE messages;
+            CREATE TABLE messages (scope TEXT NOT NULL, id TEXT NOT NULL, digest BLOB NOT NULL, job TEXT NOT NULL,
+                ended TEXT, created INTEGER, keep_until INTEGER NOT NULL, PRIMARY KEY (scope, id)) STRICT, WITHOUT ROWID;
+            CREATE INDEX messages_keep ON messages (keep_until);
+            CREATE INDEX messages_job  ON messages (job);
+            INSERT INTO messages VALUES ('key:a', '2', x'02', 'j2', NULL, NULL, 8), ('key:a', '1', x'01', 'j1', 'failed', 7, 9);
+            PRAGMA user_version = 1";
+        connection.execute_batch(form_1).unwrap();
+        assert_eq!(prepare(&mut connection).unwrap(), Form::Current);
+        assert_eq!(prepare(&mut connection).unwrap(), Form::Current);
+        let all = "SELECT group_concat(concat_ws(' ', number, scope, id, hex(digest), job, ended, created, keep_until), ';')
+            FROM messages INDEXED BY messages_keep";
+        let all: String = connection.query_row(all, [], |row| row.get(0)).unwrap();
+        assert_eq!(all, "1 key:a 2 02 j2 8;2 key:a 1 01 j1 failed 7 9");
+        let again =
+            "INSERT INTO messages (scope, id, digest, job, keep_until) VALUES ('key:a', '1', x'', '', 0)";
+        assert!(connection.execute(again, []).is_err(), "one scope uses an id once");
+        let tables = "SELECT COUNT(*) FROM sqlite_schema WHERE name = 'sorted'";
+        assert_eq!(connection.query_row(tables, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
     }
 
     #[test]
