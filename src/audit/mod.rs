@@ -2,12 +2,14 @@
 //!
 //! A record is one JSON line of a file that is only ever added to, chained to the line before by SHA-256: what a chain
 //! is, and what a line that a crash cut short becomes, stands in [`verify`]. Records that must not be lost are durable
-//! when [`Recorder::durable`] returns; refusals of strangers are bounded in number and may be counted together. Every
+//! when [`Recorder::durable`] returns, or what [`Recorder::begin`] returned has resolved; refusals of strangers are bounded in number and may be counted together. Every
 //! record is also a `tracing` event, in the same escaped form. Refuses a file that another process writes. A file that is
 //! renamed, as log rotation does, is continued by a new one in the same chain.
 
+use std::future::Future;
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -128,6 +130,30 @@ impl Recorder {
         self.all_durable(&[record]).await
     }
 
+    /// Gives a record to the writer; it is durable when the future has resolved, which tells [`Lost`], too, when it is not.
+    ///
+    /// # Errors
+    /// When it could not be given, or could not be written; then nothing may happen that relies on it.
+    pub async fn begin(
+        &self,
+        record: Record,
+    ) -> Result<(impl Future<Output = Result<(), Unwritable>> + Send + use<>, Lost), Unwritable> {
+        let (reply, written) = oneshot::channel();
+        let entry = self.entry(std::slice::from_ref(&record), Some(reply))?;
+        self.0.entries.send(entry).await.map_err(|_| closed())?;
+        let (this, lost) = (self.clone(), Lost::default());
+        let told = lost.clone();
+        let written = async move {
+            let written = written.await.unwrap_or_else(|_| Err(closed()));
+            match &written {
+                Ok(()) => this.tally().count(&record),
+                Err(_) => told.0.store(true, Ordering::Relaxed),
+            }
+            written
+        };
+        Ok((written, lost))
+    }
+
     /// Puts records on the disk, one after the other and all of them or none: they are durable when this returns.
     ///
     /// # Errors
@@ -161,7 +187,6 @@ impl Recorder {
         entry: Entry,
         written: oneshot::Receiver<Result<(), Unwritable>>,
     ) -> Result<(), Unwritable> {
-        let closed = || Unwritable("it was closed".into());
         self.0.entries.send(entry).await.map_err(|_| closed())?;
         written.await.unwrap_or_else(|_| Err(closed()))
     }
@@ -224,6 +249,22 @@ impl Recorder {
         records.iter().for_each(event::tell);
         Ok(Entry { at: self.0.clock.now(), lines, reply })
     }
+}
+
+/// Whether a record that was begun did not get on the disk.
+#[derive(Clone, Debug, Default)]
+pub struct Lost(Arc<AtomicBool>);
+
+impl Lost {
+    /// Whether that is known by now.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+fn closed() -> Unwritable {
+    Unwritable("it was closed".into())
 }
 
 impl Inner {
@@ -322,6 +363,24 @@ mod tests {
             tree: Keeper::Subreaper,
             landlock: None,
         }
+    }
+
+    #[tokio::test]
+    async fn i10_whoever_begins_a_record_hears_whether_it_got_on_the_disk() {
+        let place = Place::new();
+        let recorder = place.open(100);
+        let (written, lost) = recorder.begin(started()).await.unwrap();
+        assert_eq!(written.await, Ok(()));
+        assert!(!lost.is_known());
+        assert_eq!(place.kinds(), ["opened", "started"]);
+        let whole = std::fs::read(place.file()).unwrap();
+        std::fs::OpenOptions::new().write(true).open(place.file()).unwrap().set_len(0).unwrap();
+        let (written, lost) = recorder.begin(started()).await.unwrap();
+        assert!(written.await.is_err());
+        assert!(lost.is_known());
+        std::fs::write(place.file(), whole).unwrap();
+        recorder.close().await;
+        assert_eq!(place.kinds(), ["opened", "started"]);
     }
 
     #[tokio::test]

@@ -216,14 +216,19 @@ impl Door {
             parameters: submission.parameters.clone(),
             gate,
         };
-        recorder.durable(record).await.map_err(|error| Unavailable(error.to_string()))?;
-        let outcome = intake.keep(&submission, &terms).await;
-        recorder.note(match &outcome {
+        let (written, lost) = recorder.begin(record).await.map_err(|error| Unavailable(error.to_string()))?;
+        let decision = Box::pin(async { written.await.map_err(|error| error.to_string()) });
+        let outcome = intake.keep(submission, terms, decision).await;
+        match &outcome {
             Ok(Submitted { job, how, .. }) => {
-                Record::Stored { route, identity, job: *job, how: *how, worker: None }
+                recorder.note(Record::Stored { route, identity, job: *job, how: *how, worker: None });
             }
-            Err(error) => Record::NotStored { route, identity, reason: error.to_string() },
-        });
+            // Only what is on record as submitted has to be taken back there.
+            Err(_) if lost.is_known() => {}
+            Err(error) => {
+                recorder.note(Record::NotStored { route, identity, reason: error.to_string() });
+            }
+        }
         outcome
     }
 

@@ -14,7 +14,7 @@ use crate::domain::submission::{Message, Submission, Terms};
 use crate::policy::{InForce, Policy};
 use crate::queue::operate::{Repeat, RepeatError};
 use crate::queue::sqlite::Store;
-use crate::queue::{Found, Intake, SubmitError, Submitted, Submitter, Unavailable};
+use crate::queue::{Found, Intake, OnRecord, SubmitError, Submitted, Submitter, Unavailable};
 
 /// Submits to a store in this process.
 #[derive(Clone)]
@@ -51,10 +51,11 @@ impl LocalIntake {
     /// Stores a submission at the terms that this process's policy sets.
     pub(super) async fn keep(
         &self,
-        submission: &Submission,
-        terms: &Terms,
+        submission: Submission,
+        terms: Terms,
+        decision: OnRecord,
     ) -> Result<Submitted, SubmitError> {
-        self.store.submit(submission, terms).await
+        self.store.submit_after(submission, terms, decision).await
     }
 
     /// What this process's policy says of a submission.
@@ -71,9 +72,15 @@ impl LocalIntake {
 }
 
 impl Intake for LocalIntake {
-    async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
-        let terms = self.terms(&submission)?;
-        self.keep(&submission, &terms).await
+    async fn submit(&self, submission: Submission, decision: OnRecord) -> Result<Submitted, SubmitError> {
+        match self.terms(&submission) {
+            Ok(terms) => self.keep(submission, terms, decision).await,
+            Err(disagreement) => {
+                // It was accepted before it is said not to be stored.
+                decision.await.map_err(Unavailable)?;
+                Err(disagreement)
+            }
+        }
     }
 
     async fn look_up(&self, job: JobId, by: Vec<Identity>) -> Result<Option<Found>, Unavailable> {

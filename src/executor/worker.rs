@@ -384,7 +384,7 @@ mod tests {
     use crate::policy::Policy;
     use crate::queue::operate::{Cancelled, Repeat as _, RepeatError};
     use crate::queue::sqlite::Settings;
-    use crate::queue::{Intake, SubmitError};
+    use crate::queue::{Intake, OnRecord, SubmitError};
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -423,7 +423,7 @@ mod tests {
         }
 
         async fn submit(&self) -> JobId {
-            self.intake().submit(submission("world")).await.unwrap().job
+            self.intake().submit(submission("world"), on_record()).await.unwrap().job
         }
 
         fn work(&self, drain: Duration) -> JoinHandle<()> {
@@ -457,6 +457,11 @@ mod tests {
 
     fn open(file: &Path) -> Store {
         Store::open(file, Settings { keep: LONG, keep_bytes: 1 << 20, jobs: 10 }, Clock::system()).unwrap().0
+    }
+
+    /// A decision that is on record already.
+    fn on_record() -> OnRecord {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn submission(name: &str) -> Submission {
@@ -507,7 +512,7 @@ mod tests {
         ] {
             let job = place.store.submit(&forged, &terms).await.unwrap().job;
             assert_eq!(place.ended(job).await.state, State::Refused, "{forged:?}");
-            let refused = place.intake().submit(forged).await;
+            let refused = place.intake().submit(forged, on_record()).await;
             assert!(matches!(refused, Err(SubmitError::Disagrees(_))), "{refused:?}");
         }
         place.stop(worker).await;

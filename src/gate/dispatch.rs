@@ -1,6 +1,6 @@
 //! Hands a permit to the queue, and waits for the result where the sender wants it.
 //!
-//! The decision is on record, durably, before the job is stored; the sender is told only after that (invariant I5).
+//! The decision is on record, durably, before the job is committed; the sender is told only after that (invariant I5).
 //! Once stored, a job does not depend on the connection: hanging up cancels nothing.
 
 use std::future::Future;
@@ -89,10 +89,12 @@ impl<I: Intake> Dispatch<I> {
             source: allowed.proofs.source,
             parameters: submission.parameters.clone(),
         };
-        if let Err(error) = self.recorder.durable(accepted).await {
-            return Err(allowed.refuse(Notice::Busy { reason: error.to_string() }));
-        }
-        match self.intake.submit(submission).await {
+        let (written, lost) = match self.recorder.begin(accepted).await {
+            Ok(begun) => begun,
+            Err(error) => return Err(allowed.refuse(Notice::Busy { reason: error.to_string() })),
+        };
+        let decision = Box::pin(async { written.await.map_err(|error| error.to_string()) });
+        match self.intake.submit(submission, decision).await {
             Ok(submitted) => {
                 let (job, how, worker) = (submitted.job, submitted.how, self.intake.workers_head());
                 self.recorder.note(Record::Stored { route, identity, job, how, worker });
@@ -102,7 +104,10 @@ impl<I: Intake> Dispatch<I> {
                 if let SubmitError::Disagrees(reason) = &error {
                     self.recorder.raise(Alarm::Disagreement(route.clone()), reason.clone());
                 }
-                self.recorder.note(Record::NotStored { route, identity, reason: error.to_string() });
+                // Only what is on record as accepted has to be taken back there.
+                if !lost.is_known() {
+                    self.recorder.note(Record::NotStored { route, identity, reason: error.to_string() });
+                }
                 Err(match error {
                     SubmitError::Conflict(job) => allowed.refuse(Notice::Conflict(job)),
                     SubmitError::Forgotten => Rejection::Wall(Why::Forgotten),

@@ -20,14 +20,14 @@ use crate::domain::identity::{Identity, Peer, Shown};
 use crate::domain::job::JobId;
 use crate::domain::submission::Submission;
 use crate::policy::tests::{GATEWAY, ROUTE, compile};
-use crate::queue::{Found, Intake, SubmitError, Submitted, Unavailable};
+use crate::queue::{Found, Intake, OnRecord, SubmitError, Submitted, Unavailable};
 
 /// A queue that is asked nothing by whoever has proven nothing.
 #[derive(Default)]
 struct Untouched(Mutex<Vec<JobId>>);
 
 impl Intake for Untouched {
-    async fn submit(&self, _: Submission) -> Result<Submitted, SubmitError> {
+    async fn submit(&self, _: Submission, _: OnRecord) -> Result<Submitted, SubmitError> {
         Err(SubmitError::Full)
     }
 

@@ -1,7 +1,7 @@
 //! One open transaction of the writer thread, and what must be told once it is committed.
 //!
-//! A command runs between savepoints, so that one that fails takes nothing of the others with it; taking in a submission,
-//! which refuses before it changes anything, does without. What commands do stands in `submit`, `claim` and `purge`.
+//! A command runs between savepoints, so that one that fails takes nothing of the others with it; submissions, which are
+//! refused before they change anything, share one. What commands do stands in `submit`, `claim` and `purge`.
 
 use rusqlite::Connection;
 
@@ -61,7 +61,7 @@ impl Ledger<'_> {
     }
 
     /// Takes in a submission, which is refused before anything is changed. Should it fail otherwise, the whole transaction is
-    /// given up: a savepoint would copy every page that is about to change, which costs as much as changing it.
+    /// given up: a savepoint for each would copy every page that is about to change, which costs as much as changing it.
     pub(super) fn unguarded<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, SubmitError>,
@@ -79,7 +79,7 @@ impl Ledger<'_> {
         })
     }
 
-    fn run(&self, sql: &str) -> Result<(), Unavailable> {
+    pub(super) fn run(&self, sql: &str) -> Result<(), Unavailable> {
         self.connection.prepare_cached(sql)?.execute([])?;
         Ok(())
     }

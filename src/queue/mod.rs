@@ -5,6 +5,7 @@
 //! room knows no policy: what a policy says of a job reaches it as `domain::submission::Terms`.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use crate::domain::anchor::Anchor;
@@ -30,6 +31,7 @@ mod fixture;
 mod join;
 mod ledger;
 mod line;
+mod on_record;
 mod open;
 #[cfg(test)]
 mod promise;
@@ -44,10 +46,18 @@ mod waiters;
 mod work;
 mod writer;
 
+/// A decision on its way to the disk: resolves once it is durable, or says why it is not.
+pub type OnRecord = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
 /// What the gate asks of whoever keeps the jobs.
 pub trait Intake: Send + Sync + 'static {
-    /// Stores the job durably, or recognises its message. When this returns `Ok`, the job survives power loss (I5).
-    fn submit(&self, submission: Submission) -> impl Future<Output = Result<Submitted, SubmitError>> + Send;
+    /// Stores the job durably, or recognises its message, once the decision to do so is on record. When this returns `Ok`,
+    /// the job survives power loss (I5).
+    fn submit(
+        &self,
+        submission: Submission,
+        decision: OnRecord,
+    ) -> impl Future<Output = Result<Submitted, SubmitError>> + Send;
 
     /// What is known of a job that one of these submitted or joined; `None` when there is no such job.
     fn look_up(

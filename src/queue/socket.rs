@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use super::answer::{Answer, Because};
 use super::frame::{self, LARGEST_ANSWER};
 use super::question::{One, Question, Request, Wait, Whose};
-use super::{Found, Intake, SubmitError, Submitted, Unavailable};
+use super::{Found, Intake, OnRecord, SubmitError, Submitted, Unavailable};
 use crate::domain::anchor::Anchor;
 use crate::domain::identity::Identity;
 use crate::domain::job::JobId;
@@ -127,7 +127,8 @@ impl SocketIntake {
 }
 
 impl Intake for SocketIntake {
-    async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
+    async fn submit(&self, submission: Submission, decision: OnRecord) -> Result<Submitted, SubmitError> {
+        decision.await.map_err(Unavailable)?;
         let question = Question::Submit(Box::new(Request::new(submission, (self.0.own_head)())));
         match self.ask(&question).await? {
             Answer::Submitted(stored) => {

@@ -21,12 +21,11 @@ pub use super::unrecorded::{Closing, Unrecorded};
 use super::waiters::Waiters;
 pub use super::work::{Claim, End, Recovered, StepRecord};
 use super::writer::{self, Command, Outlook, Promise, Work, Writer};
-use super::{Found, SubmitError, Submitted, Unavailable, open, recovery};
+use super::{Found, OnRecord, Unavailable, open, recovery};
 use crate::clock::Clock;
 use crate::domain::body::Body;
 use crate::domain::identity::Identity;
 use crate::domain::job::JobId;
-use crate::domain::submission::{Submission, Terms};
 
 /// The jobs of one database file; clones share it. When the last clone is dropped, the writer ends and the file is
 /// free for another process; [`Store::close`] does the same without blocking the thread.
@@ -40,7 +39,7 @@ pub struct Settings {
     pub keep: Duration,
     /// How many bytes of output finished jobs keep together; the oldest goes first.
     pub keep_bytes: usize,
-    /// How many jobs may wait; then [`SubmitError::Full`].
+    /// How many jobs may wait; then [`SubmitError::Full`](super::SubmitError::Full).
     pub jobs: usize,
 }
 
@@ -125,19 +124,6 @@ impl Store {
     /// From now on it is held to these bounds.
     pub fn settle(&self, settings: Settings) {
         self.0.settings.store(Arc::new(settings));
-    }
-
-    /// Stores a job durably, or recognises its message.
-    ///
-    /// # Errors
-    /// When the message's id was used for something else or is no longer remembered, too many jobs wait, or the
-    /// database cannot be written. Then nothing was stored.
-    pub async fn submit(&self, submission: &Submission, terms: &Terms) -> Result<Submitted, SubmitError> {
-        let (submission, terms) = (submission.clone(), terms.clone());
-        self.command(Promise::Durable, move |ledger| {
-            ledger.unguarded(|ledger| ledger.submit(&submission, &terms))
-        })
-        .await
     }
 
     /// The body that a job holds for its commands; `None` when it came with none, or holds it no longer.
@@ -326,6 +312,12 @@ impl Store {
         &self.0.readers
     }
 
+    /// How many commands wait for the writer.
+    #[cfg(test)]
+    pub(super) fn in_line(&self) -> usize {
+        writer::LINE - self.0.commands.capacity()
+    }
+
     #[cfg(test)]
     pub(super) fn synced_log(&self) -> u64 {
         self.0.synced.length()
@@ -348,7 +340,7 @@ impl Store {
         T: Send + 'static,
         E: From<Unavailable> + Send + 'static,
     {
-        self.command(Promise::Durable, move |ledger| ledger.guarded(work)).await
+        self.command(Promise::Durable, None, move |ledger| ledger.guarded(work)).await
     }
 
     /// Runs `work`, which is as good as not done if the loss of power undoes it, in a transaction that precedes all later
@@ -357,12 +349,14 @@ impl Store {
         &self,
         work: impl FnOnce(&mut Ledger<'_>) -> Result<T, Unavailable> + Send + 'static,
     ) -> Result<T, Unavailable> {
-        self.command(Promise::Ordered, move |ledger| ledger.guarded(work)).await
+        self.command(Promise::Ordered, None, move |ledger| ledger.guarded(work)).await
     }
 
-    async fn command<T, E>(
+    /// Runs `work` in a transaction that is not committed before `after`.
+    pub(super) async fn command<T, E>(
         &self,
         promise: Promise,
+        after: Option<OnRecord>,
         work: impl FnOnce(&mut Ledger<'_>) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E>
     where
@@ -378,7 +372,7 @@ impl Store {
             })
         });
         let closed = || E::from(Unavailable("the queue was closed".into()));
-        self.0.commands.send(Command { promise, work }).await.map_err(|_| closed())?;
+        self.0.commands.send(Command { promise, after, work }).await.map_err(|_| closed())?;
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 }
@@ -404,9 +398,10 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::super::fixture::{Place, terms};
-    use super::super::{How, Submitter};
+    use super::super::{How, SubmitError, Submitter};
     use super::*;
     use crate::domain::job::{Exit, State};
+    use crate::domain::submission::{Submission, Terms};
 
     #[tokio::test]
     async fn i5_202_means_durable_a_stored_job_survives_a_crash_at_that_moment() {
@@ -604,7 +599,7 @@ mod tests {
         });
         begun.await.unwrap();
         let in_line = async {
-            while store.0.commands.capacity() > writer::LINE - 3 {
+            while store.in_line() < 3 {
                 tokio::task::yield_now().await;
             }
             release.send(()).unwrap();

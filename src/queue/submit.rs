@@ -6,10 +6,40 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
 
 use super::ledger::Ledger;
+use super::sqlite::Store;
 use super::stored;
-use super::{How, SubmitError, Submitted, Unavailable};
+use super::writer::Promise;
+use super::{How, OnRecord, SubmitError, Submitted, Unavailable};
 use crate::domain::job::{JobId, State};
 use crate::domain::submission::{Message, MessageId, Submission, Terms};
+
+impl Store {
+    /// Stores a job durably, or recognises its message.
+    ///
+    /// # Errors
+    /// When the message's id was used for something else or is no longer remembered, too many jobs wait, or the
+    /// database cannot be written. Then nothing was stored.
+    pub async fn submit(&self, submission: &Submission, terms: &Terms) -> Result<Submitted, SubmitError> {
+        self.submit_after(submission.clone(), terms.clone(), Box::pin(std::future::ready(Ok(())))).await
+    }
+
+    /// The same, once `decision` is on record.
+    ///
+    /// # Errors
+    /// As [`Store::submit`], and when the decision, or another one of the same moment, does not get on record. Then nothing
+    /// was stored.
+    pub async fn submit_after(
+        &self,
+        submission: Submission,
+        terms: Terms,
+        decision: OnRecord,
+    ) -> Result<Submitted, SubmitError> {
+        self.command(Promise::Durable, Some(decision), move |ledger| {
+            ledger.unguarded(|ledger| ledger.submit(&submission, &terms))
+        })
+        .await
+    }
+}
 
 impl Ledger<'_> {
     /// Stores the job, recognises its message, or joins an equal job that waits; the last two even when the queue is full.

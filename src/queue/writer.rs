@@ -1,6 +1,7 @@
 //! The one thread that writes: it takes commands, runs a batch of them in one transaction, and answers after COMMIT.
 //!
-//! Also the queue's own timer: it expires, ends delays and forgets between commands. Never panics: whatever fails is the answer to
+//! A commit waits until the decisions on the submissions in it are on record (`on_record`): an audit log whose disk hangs
+//! holds up everything here. Also the queue's own timer: it expires, ends delays and forgets between commands. Never panics: whatever fails is the answer to
 //! the commands of that batch, and the next batch starts afresh.
 
 use std::sync::Arc;
@@ -12,13 +13,14 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::Unavailable;
 use super::claim::EXPIRED_AT_ONCE;
 use super::ledger::{Ledger, Tally};
 use super::line::RIPE_AT_ONCE;
+use super::on_record::Submitting;
 use super::open::Lock;
 use super::sqlite::Settings;
 use super::waiters::Waiters;
+use super::{OnRecord, Unavailable};
 use crate::clock::Clock;
 
 /// Commands that may wait for the writer; whoever has one more waits with it.
@@ -42,6 +44,8 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Something to be done in a transaction.
 pub(super) struct Command {
     pub(super) promise: Promise,
+    /// What its commit has to wait for.
+    pub(super) after: Option<OnRecord>,
     pub(super) work: Work,
 }
 
@@ -161,7 +165,15 @@ impl Writer {
     /// One transaction: what is due, then the batch.
     fn turn(&mut self, batch: &mut Vec<Command>, upkeep: &mut Upkeep) {
         let mut answers = Vec::with_capacity(batch.len());
-        let ended = self.transact(batch, upkeep, &mut answers);
+        let mut submissions = Vec::new();
+        let mut others = Vec::with_capacity(batch.len());
+        for mut command in batch.drain(..) {
+            match command.after.take() {
+                Some(decision) => submissions.push(Submitting { command, decision }),
+                None => others.push(command),
+            }
+        }
+        let ended = self.transact(&mut others, &mut submissions, upkeep, &mut answers);
         let outcome = match ended {
             Ok((tally, outlook)) => {
                 self.waiting = tally.waiting;
@@ -188,23 +200,25 @@ impl Writer {
             }
         };
         // Those that did not get their turn.
-        for command in batch.drain(..) {
+        for command in others.into_iter().chain(submissions.into_iter().map(|given| given.command)) {
             let reason = outcome.clone().err().unwrap_or_else(|| Unavailable("not reached".into()));
-            answers.push((command.work)(Err(reason)));
+            answers.push(((command.work)(Err(reason)), Ok(())));
         }
-        for answer in answers {
-            answer(outcome.clone());
+        for (answer, verdict) in answers {
+            answer(outcome.clone().and(verdict));
         }
     }
 
     fn transact(
         &mut self,
-        batch: &mut Vec<Command>,
+        others: &mut Vec<Command>,
+        submissions: &mut Vec<Submitting>,
         upkeep: &mut Upkeep,
-        answers: &mut Vec<Answer>,
+        answers: &mut Vec<(Answer, Result<(), Unavailable>)>,
     ) -> Result<(Tally, Outlook), Unavailable> {
         let now = self.clock.now().as_microsecond();
-        self.promise(self.owed(batch, now))?;
+        let all = others.iter().chain(submissions.iter().map(|given| &given.command));
+        self.promise(self.owed(all, now))?;
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         let settings = self.settings.load();
         let mut ledger = Ledger {
@@ -215,13 +229,16 @@ impl Writer {
             lost: false,
         };
         self.keep_up(&mut ledger, upkeep)?;
-        let mut commands = std::mem::take(batch).into_iter();
+        let mut commands = std::mem::take(others).into_iter();
         while !ledger.is_lost()
             && let Some(command) = commands.next()
         {
-            answers.push((command.work)(Ok(&mut ledger)));
+            answers.push(((command.work)(Ok(&mut ledger)), Ok(())));
         }
-        batch.extend(commands);
+        others.extend(commands);
+        if !ledger.is_lost() {
+            ledger.take_in(submissions, &self.runtime, answers)?;
+        }
         if ledger.is_lost() {
             return Err(Unavailable("the transaction was given up, because a command in it failed".into()));
         }
@@ -243,9 +260,9 @@ impl Writer {
     }
 
     /// What the next transaction must promise: of jobs that expire, somebody may be told.
-    fn owed(&self, batch: &[Command], now: i64) -> Promise {
+    fn owed<'c>(&self, mut commands: impl Iterator<Item = &'c Command>, now: i64) -> Promise {
         let expires = self.outlook.borrow().next_expiry.is_some_and(|at| at <= now);
-        let durable = expires || batch.iter().any(|command| command.promise == Promise::Durable);
+        let durable = expires || commands.any(|command| command.promise == Promise::Durable);
         if durable { Promise::Durable } else { Promise::Ordered }
     }
 
@@ -298,7 +315,7 @@ impl Writer {
 }
 
 impl Ledger<'_> {
-    fn is_lost(&self) -> bool {
+    pub(super) fn is_lost(&self) -> bool {
         self.lost || self.connection.is_autocommit()
     }
 }

@@ -491,6 +491,11 @@ fn i10_a_log_that_was_truncated_stops_the_gateway_until_it_is_moved_away() {
     assert!(gateway.log.wait_for(|line| line.contains("copytruncate")).is_some());
     std::fs::rename(&audit, site.path("evidence")).unwrap();
     gateway.ended(&format!("/-/jobs/{}", submit(&gateway, "/quick")));
+    let listed = jobs(&site, &["list", "--json"]).out;
+    assert_eq!(listed.matches("\"job\":").count(), 2, "what is not on record is not stored: {listed}");
+    assert_eq!(gateway.stop().code(), Some(0));
+    let text = std::fs::read_to_string(&audit).unwrap();
+    assert!(!text.contains("not_stored"), "nor is it taken back: {text}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use bridgeward::domain::job::{JobId, State};
 use bridgeward::domain::parameters::RawParameters;
 use bridgeward::domain::submission::Submission;
 use bridgeward::policy::{Files, compile_text};
-use bridgeward::queue::{Found, How, Intake, SubmitError, Submitted, Unavailable};
+use bridgeward::queue::{Found, How, Intake, OnRecord, SubmitError, Submitted, Unavailable};
 use bridgeward::trust::Trust;
 use bridgeward::trust::mint::{Authority, Validity};
 
@@ -61,7 +61,8 @@ pub struct Gate {
 struct Counting(Mutex<Vec<RawParameters>>);
 
 impl Intake for Counting {
-    async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
+    async fn submit(&self, submission: Submission, decision: OnRecord) -> Result<Submitted, SubmitError> {
+        decision.await.map_err(Unavailable)?;
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(submission.parameters);
         let job = JobId::parse("00000000-0000-7000-8000-000000000000").unwrap();
         Ok(Submitted { job, state: State::Queued, how: How::Fresh })
