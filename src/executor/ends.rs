@@ -19,43 +19,43 @@ pub(super) async fn record(store: Store, recorder: Recorder, nothing_ends: Cance
             () = nothing_ends.cancelled() => break,
             () = store.unrecorded() => {}
         }
-        match record_next(&store, &recorder).await {
-            Ok(_) => pauses = Pauses::default(),
+        match record_all(&store, &recorder).await {
+            Ok(()) => pauses = Pauses::default(),
             Err(NotNow) => tokio::select! {
                 () = nothing_ends.cancelled() => {}
                 () = tokio::time::sleep(pauses.next()) => {}
             },
         }
     }
-    while record_next(&store, &recorder).await == Ok(true) {}
+    // What cannot be recorded now is at the next start.
+    let _ = record_all(&store, &recorder).await;
 }
 
-#[derive(Debug, PartialEq, Eq)]
+/// Something is left, for another try.
 struct NotNow;
 
-/// Whether there was anything.
-async fn record_next(store: &Store, recorder: &Recorder) -> Result<bool, NotNow> {
-    let ends = store.next_unrecorded().await.map_err(|error| {
-        tracing::warn!(%error, "the ends of jobs cannot be read; they are put on record later");
-        NotNow
-    })?;
-    let (mut jobs, mut records) = (Vec::new(), Vec::new());
-    for Unrecorded { job, route, state, reason, closing } in ends {
-        jobs.push(job);
-        if let Some(Closing { step, exit, dropped }) = closing {
-            records.push(Record::Ended { job, route: route.clone(), step, exit, dropped });
+async fn record_all(store: &Store, recorder: &Recorder) -> Result<(), NotNow> {
+    let mut recorded = Vec::new();
+    loop {
+        let ends = store.recorded(recorded).await.map_err(|error| {
+            tracing::warn!(%error, "the ends of jobs cannot be read, or marked as recorded; they are put on record later");
+            NotNow
+        })?;
+        let (mut jobs, mut records) = (Vec::new(), Vec::new());
+        for Unrecorded { job, route, state, reason, closing } in ends {
+            jobs.push(job);
+            if let Some(Closing { step, exit, dropped }) = closing {
+                records.push(Record::Ended { job, route: route.clone(), step, exit, dropped });
+            }
+            records.push(Record::Finished { job, route, state, reason });
         }
-        records.push(Record::Finished { job, route, state, reason });
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        recorder.all_durable(&records).await.map_err(|error| {
+            tracing::warn!(%error, "the ends of jobs are put on record later");
+            NotNow
+        })?;
+        recorded = jobs;
     }
-    if jobs.is_empty() {
-        return Ok(false);
-    }
-    recorder.all_durable(&records).await.map_err(|error| {
-        tracing::warn!(%error, "the ends of jobs are put on record later");
-        NotNow
-    })?;
-    store.mark_recorded(jobs).await.map(|()| true).map_err(|error| {
-        tracing::warn!(%error, "ends of jobs are recorded, but not marked as such; they are recorded again");
-        NotNow
-    })
 }

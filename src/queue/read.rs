@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::{Found, Submitter, Unavailable, open, stored};
 use crate::domain::body::Body;
 use crate::domain::identity::Identity;
-use crate::domain::job::{JobId, JobView, Step};
+use crate::domain::job::{JobId, JobView, State, Step};
 
 /// Most look-ups at once; others wait their turn.
 const READERS: usize = 4;
@@ -51,6 +51,16 @@ impl Readers {
                 }
             }
             Ok(None)
+        })
+        .await
+    }
+
+    /// Where a job stands; `None` when there is none.
+    pub(super) async fn state(self: &Arc<Self>, job: JobId) -> Result<Option<State>, Unavailable> {
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached("SELECT state FROM jobs WHERE id = ?1")?;
+            let state = statement.query_row([job.to_string()], |row| row.get::<_, String>(0));
+            state.optional()?.as_deref().map(stored::state).transpose()
         })
         .await
     }

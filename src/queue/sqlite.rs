@@ -164,9 +164,10 @@ impl Store {
     pub async fn await_end(&self, job: JobId, limit: Duration) -> Result<Option<Found>, Unavailable> {
         // Registered before the first look, so that no end falls between the two.
         let mut waiter = self.0.waiters.register(job);
-        let found = self.find(job).await?;
-        if found.as_ref().is_none_or(|found| found.view.state.is_final()) {
-            return Ok(found);
+        match self.0.readers.state(job).await? {
+            None => return Ok(None),
+            Some(state) if state.is_final() => return self.find(job).await,
+            Some(_) => {}
         }
         // Woken or not, the database says how it stands.
         let _ = tokio::time::timeout(limit, waiter.woken()).await;
@@ -259,30 +260,6 @@ impl Store {
         self.write(move |ledger| ledger.finish(job, &end)).await
     }
 
-    /// Returns when jobs have ended whose ends are not on record elsewhere, and never after the store was closed.
-    pub async fn unrecorded(&self) {
-        let mut outlook = self.0.outlook.subscribe();
-        if outlook.wait_for(|outlook| outlook.unrecorded).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// The next of them, the earliest first; a bounded number.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn next_unrecorded(&self) -> Result<Vec<Unrecorded>, Unavailable> {
-        self.write_in_order(|ledger: &mut Ledger<'_>| ledger.next_unrecorded()).await
-    }
-
-    /// Marks ends as being on record. Should power be lost soon after, they are named again.
-    ///
-    /// # Errors
-    /// When the database cannot be written; then they are named again.
-    pub async fn mark_recorded(&self, jobs: Vec<JobId>) -> Result<(), Unavailable> {
-        self.write_in_order(move |ledger| ledger.mark_recorded(&jobs)).await
-    }
-
     /// Lets a job whose run number `attempt` failed wait for another one, at its old place and for at least `delay`; it no
     /// longer expires. A job that has ended or is past that attempt stays as it is, so that it is safe to call this again.
     ///
@@ -306,6 +283,10 @@ impl Store {
         let thread = self.0.thread();
         // It can only fail if the thread panicked, and then there is nothing left to wait for.
         let _ = tokio::task::spawn_blocking(move || thread.map(JoinHandle::join)).await;
+    }
+
+    pub(super) fn outlook(&self) -> watch::Receiver<Outlook> {
+        self.0.outlook.subscribe()
     }
 
     pub(super) fn readers(&self) -> &Arc<Readers> {
@@ -345,7 +326,7 @@ impl Store {
 
     /// Runs `work`, which is as good as not done if the loss of power undoes it, in a transaction that precedes all later
     /// ones.
-    async fn write_in_order<T: Send + 'static>(
+    pub(super) async fn write_in_order<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Ledger<'_>) -> Result<T, Unavailable> + Send + 'static,
     ) -> Result<T, Unavailable> {

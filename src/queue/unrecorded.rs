@@ -5,6 +5,7 @@
 use rusqlite::params;
 
 use super::ledger::Ledger;
+use super::sqlite::Store;
 use super::{Unavailable, stored};
 use crate::domain::job::{Exit, JobId, State};
 use crate::domain::name::RouteName;
@@ -36,6 +37,30 @@ pub struct Closing {
     pub exit: Exit,
     /// How many bytes of its output are not kept.
     pub dropped: u64,
+}
+
+impl Store {
+    /// Returns when jobs have ended whose ends are not on record elsewhere, and never after the store was closed.
+    pub async fn unrecorded(&self) {
+        let mut outlook = self.outlook();
+        if outlook.wait_for(|outlook| outlook.unrecorded).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Marks the ends of these jobs as on record elsewhere, and names jobs that have ended without that; none when there are
+    /// no more. Should the loss of power undo a mark, the job is named once more.
+    ///
+    /// # Errors
+    /// When the database cannot be written, and so nothing is marked; or the next cannot be read.
+    pub async fn recorded(&self, jobs: Vec<JobId>) -> Result<Vec<Unrecorded>, Unavailable> {
+        let mark = move |ledger: &mut Ledger<'_>| {
+            ledger.mark_recorded(&jobs)?;
+            // Marked they are, whether there is a next or not.
+            Ok(ledger.next_unrecorded())
+        };
+        self.write_in_order(mark).await?
+    }
 }
 
 impl Ledger<'_> {
@@ -110,13 +135,12 @@ mod tests {
         let (reason, closing) = (Some("step 1: exit code 1".into()), Some((1, step)));
         store.finish(done, End { state: State::Failed, reason, closing }).await.unwrap();
         store.unrecorded().await;
-        let named = store.next_unrecorded().await.unwrap();
+        let named = store.recorded(vec![]).await.unwrap();
         assert_eq!(named.len(), 1);
         assert_eq!((named[0].job, named[0].state), (done, State::Failed));
         assert_eq!(named[0].reason.as_deref(), Some("step 1: exit code 1"));
         assert_eq!(named[0].closing, Some(Closing { step: 1, exit: Exit::Code(1), dropped: 7 }));
-        store.mark_recorded(vec![done]).await.unwrap();
-        assert_eq!(store.next_unrecorded().await.unwrap(), []);
+        assert_eq!(store.recorded(vec![done]).await.unwrap(), []);
 
         store.claim().await.unwrap().unwrap();
         store.start(started).await.unwrap();
@@ -126,7 +150,7 @@ mod tests {
         let (store, _) = crashed.open();
         store.unrecorded().await;
         let mut ends: Vec<_> =
-            store.next_unrecorded().await.unwrap().into_iter().map(|end| (end.job, end.state)).collect();
+            store.recorded(vec![]).await.unwrap().into_iter().map(|end| (end.job, end.state)).collect();
         ends.sort_unstable_by_key(|(job, _)| *job != started);
         assert_eq!(ends, [(started, State::Interrupted), (expires, State::Expired)]);
     }

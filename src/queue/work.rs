@@ -48,7 +48,7 @@ pub struct End {
     /// Why, where the state alone does not say it.
     pub reason: Option<String>,
     /// The last step, counted from 1, where there was one that is not stored yet: its end is then named by
-    /// [`Store::next_unrecorded`](super::sqlite::Store::next_unrecorded), too.
+    /// [`Store::recorded`](super::sqlite::Store::recorded), too.
     pub closing: Option<(usize, StepRecord)>,
 }
 
