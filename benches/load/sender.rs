@@ -1,20 +1,22 @@
-//! Senders: keep-alive TLS connections.
+//! Senders: keep-alive TLS connections, with as little HTTP on them as answers with a `content-length` need: what a sender
+//! costs is taken from the gateway beside it.
 //!
 //! All of them run on one thread: the gateway under load has the other cores to itself.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderValue, Request, StatusCode, header};
+use axum::http::{Method, Request, StatusCode};
 use bridgeward::trust::mint::{Authority, Issued};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
+use memchr::memmem;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -59,30 +61,60 @@ impl Target {
     }
 
     pub async fn speak(&self, stream: TlsStream<TcpStream>) -> Sender {
-        let (http, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        Sender { http, authority: format!("localhost:{}", self.address.port()) }
+        Sender { stream, bytes: Vec::new(), authority: format!("localhost:{}", self.address.port()) }
     }
 }
 
 /// One keep-alive connection.
 pub struct Sender {
-    http: SendRequest<Full<Bytes>>,
+    stream: TlsStream<TcpStream>,
+    /// What is sent, and then what is received.
+    bytes: Vec<u8>,
     /// What the gateway is called in `Host`.
     pub authority: String,
 }
 
 impl Sender {
     /// Sends, and reads the whole answer: its status, and how long it took.
-    pub async fn ask(&mut self, mut request: Request<Full<Bytes>>) -> (StatusCode, Duration) {
-        request.headers_mut().insert(header::HOST, HeaderValue::try_from(&self.authority).unwrap());
+    pub async fn ask(&mut self, request: Request<Full<Bytes>>) -> (StatusCode, Duration) {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        self.bytes.clear();
+        write!(self.bytes, "{} {} HTTP/1.1\r\nhost: {}\r\n", parts.method, parts.uri, self.authority)
+            .unwrap();
+        for (name, value) in &parts.headers {
+            self.bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+        }
+        if parts.method != Method::GET {
+            write!(self.bytes, "content-length: {}\r\n", body.len()).unwrap();
+        }
+        self.bytes.extend_from_slice(b"\r\n");
+        self.bytes.extend_from_slice(&body);
         let began = Instant::now();
-        self.http.ready().await.unwrap();
-        let response = self.http.send_request(request).await.unwrap();
-        let status = response.status();
-        response.into_body().collect().await.unwrap();
+        self.stream.write_all(&self.bytes).await.unwrap();
+        self.stream.flush().await.unwrap();
+        self.bytes.clear();
+        let (status, length) = loop {
+            if let Some(found) = head(&self.bytes) {
+                break found;
+            }
+            assert!(self.stream.read_buf(&mut self.bytes).await.unwrap() > 0, "no answer");
+        };
+        while self.bytes.len() < length {
+            assert!(self.stream.read_buf(&mut self.bytes).await.unwrap() > 0, "half an answer");
+        }
+        assert_eq!(self.bytes.len(), length);
         (status, began.elapsed())
     }
+}
+
+/// The status of an answer, and how long all of it is, once its head is whole.
+fn head(bytes: &[u8]) -> Option<(StatusCode, usize)> {
+    let head = &bytes[..memmem::find(bytes, b"\r\n\r\n")?];
+    let status = StatusCode::from_bytes(&bytes["HTTP/1.1 ".len()..][..3]).unwrap();
+    let length =
+        std::str::from_utf8(head).unwrap().lines().find_map(|line| line.strip_prefix("content-length: "));
+    Some((status, head.len() + 4 + length.unwrap().parse::<usize>().unwrap()))
 }
 
 /// The runtime of all senders.
