@@ -178,9 +178,6 @@ fn settle(connection: &Connection) -> rusqlite::Result<()> {
     // In KiB. Message ids are random: with SQLite's 2 MiB their index is read again and again. With much more, a commit takes
     // longer: after pages of an index were put in order, SQLite walks through all of the cache.
     connection.pragma_update(None, "cache_size", -4096)?;
-    // In pages of 4 KiB: a longer log writes a page that changes often less often into the database, and makes fewer commits
-    // wait until that is done.
-    connection.pragma_update_and_check(None, "wal_autocheckpoint", 8000, |row| row.get::<_, i64>(0))?;
     // A burst's write-ahead log is cut back to this many bytes when it starts over.
     connection.pragma_update_and_check(None, "journal_size_limit", 64 << 20, |row| row.get::<_, i64>(0))?;
     Ok(())
