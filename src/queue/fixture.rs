@@ -4,20 +4,58 @@
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::Connection;
 use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
+use super::Unavailable;
+use super::ledger::Ledger;
 use super::sqlite::{Recovered, Settings, Store};
 use crate::clock::{Clock, Hands};
 use crate::domain::identity::{Identity, Proofs};
 use crate::domain::name::{KeyName, ParameterName, RouteName};
 use crate::domain::parameters::RawParameters;
 use crate::domain::submission::{Message, MessageId, Submission, Terms};
+
+/// Keeps the writer inside a transaction, so that what is asked of it meanwhile falls into the next one.
+pub(super) struct Hold {
+    store: Store,
+    release: mpsc::Sender<()>,
+    held: JoinHandle<Result<(), Unavailable>>,
+}
+
+impl Hold {
+    pub(super) async fn on(store: &Store) -> Self {
+        let (begin, begun) = oneshot::channel();
+        let (release, released) = mpsc::channel();
+        let holder = store.clone();
+        let held = tokio::spawn(async move {
+            let wait = move |_: &mut Ledger<'_>| -> Result<(), Unavailable> {
+                begin.send(()).unwrap();
+                released.recv().unwrap();
+                Ok(())
+            };
+            holder.write(wait).await
+        });
+        begun.await.unwrap();
+        Self { store: store.clone(), release, held }
+    }
+
+    /// Lets go as soon as so many commands wait.
+    pub(super) async fn until(self, commands: usize) {
+        while self.store.in_line() < commands {
+            tokio::task::yield_now().await;
+        }
+        self.release.send(()).unwrap();
+        self.held.await.unwrap().unwrap();
+    }
+}
 
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 

@@ -6,22 +6,16 @@
 
 use tokio::runtime::Runtime;
 
+use super::Unavailable;
 use super::ledger::Ledger;
 use super::writer::{Answer, Command};
-use super::{OnRecord, Unavailable};
-
-/// A submission, and the decision that it waits for.
-pub(super) struct Submitting {
-    pub(super) command: Command,
-    pub(super) decision: OnRecord,
-}
 
 impl Ledger<'_> {
     /// Takes in all that are given, if all decisions get on record; their answers tell each what became of it. What is not
     /// reached, because the transaction was lost, stays in the list.
     pub(super) fn take_in(
         &mut self,
-        given: &mut Vec<Submitting>,
+        given: &mut Vec<Command>,
         runtime: &Runtime,
         answers: &mut Vec<(Answer, Result<(), Unavailable>)>,
     ) -> Result<(), Unavailable> {
@@ -33,17 +27,20 @@ impl Ledger<'_> {
         let (mut done, mut decisions) = (Vec::with_capacity(given.len()), Vec::with_capacity(given.len()));
         let mut submissions = std::mem::take(given).into_iter();
         while !self.is_lost()
-            && let Some(Submitting { command, decision }) = submissions.next()
+            && let Some(Command { after, work, .. }) = submissions.next()
         {
-            done.push((command.work)(Ok(self)));
-            decisions.push(decision);
+            done.push(work(Ok(self)));
+            decisions.push(after);
         }
         given.extend(submissions);
         // Also where all is lost: whoever gave them then knows whether there is a record to take back.
         let mut verdicts = runtime.block_on(async {
             let mut verdicts = Vec::with_capacity(decisions.len());
             for decision in decisions {
-                verdicts.push(decision.await.map_err(Unavailable));
+                verdicts.push(match decision {
+                    Some(decision) => decision.await.map_err(Unavailable),
+                    None => Ok(()),
+                });
             }
             verdicts
         });
@@ -67,9 +64,9 @@ impl Ledger<'_> {
 mod tests {
     use tokio::sync::oneshot;
 
-    use super::super::fixture::{Place, terms};
+    use super::super::fixture::{Hold, Place, terms};
     use super::super::sqlite::Store;
-    use super::super::{How, SubmitError};
+    use super::super::{How, OnRecord, SubmitError};
     use super::*;
 
     /// A decision that gets on record when it is told to.
@@ -116,24 +113,7 @@ mod tests {
         let earlier = store.submit(&place.signed("kick", "n0"), &terms("kick", 1)).await.unwrap().job;
         let before = count(&store).await;
         // All that follows falls into one transaction.
-        let (begin, begun) = oneshot::channel();
-        let (release, released) = std::sync::mpsc::channel::<()>();
-        let holder = store.clone();
-        let hold = tokio::spawn(async move {
-            let wait = move |_: &mut Ledger<'_>| -> Result<(), Unavailable> {
-                begin.send(()).unwrap();
-                released.recv().unwrap();
-                Ok(())
-            };
-            holder.write(wait).await
-        });
-        begun.await.unwrap();
-        let in_line = async {
-            while store.in_line() < 3 {
-                tokio::task::yield_now().await;
-            }
-            release.send(()).unwrap();
-        };
+        let hold = Hold::on(&store).await;
         let (tell, unrecorded) = decision();
         tell.send(Err("the disk is full".into())).unwrap();
         let kick = terms("kick", 1);
@@ -143,9 +123,8 @@ mod tests {
             store.submit_after(lost.clone(), kick.clone(), unrecorded),
             store.submit(&beside, &kick),
             store.claim(),
-            in_line
+            hold.until(3)
         );
-        hold.await.unwrap().unwrap();
         for refused in [lost, beside] {
             let Err(SubmitError::Unavailable(reason)) = refused else { panic!("{refused:?}") };
             assert!(reason.to_string().contains("the disk is full"), "{reason}");

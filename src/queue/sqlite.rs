@@ -378,7 +378,7 @@ impl Drop for Inner {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use super::super::fixture::{Place, terms};
+    use super::super::fixture::{Hold, Place, terms};
     use super::super::{How, SubmitError, Submitter};
     use super::*;
     use crate::domain::job::{Exit, State};
@@ -567,27 +567,9 @@ mod tests {
         };
         let submission = place.signed("kick", "n1");
         let kick = terms("kick", 1);
-        let (begin, begun) = oneshot::channel();
-        let (release, released) = std::sync::mpsc::channel::<()>();
-        let holder = store.clone();
-        let hold = tokio::spawn(async move {
-            let wait = move |_: &mut Ledger<'_>| -> Result<(), Unavailable> {
-                begin.send(()).unwrap();
-                released.recv().unwrap();
-                Ok(())
-            };
-            holder.write(wait).await
-        });
-        begun.await.unwrap();
-        let in_line = async {
-            while store.in_line() < 3 {
-                tokio::task::yield_now().await;
-            }
-            release.send(()).unwrap();
-        };
+        let hold = Hold::on(&store).await;
         let (submitted, lost, claimed, ()) =
-            tokio::join!(store.submit(&submission, &kick), store.write(lose), store.claim(), in_line);
-        hold.await.unwrap().unwrap();
+            tokio::join!(store.submit(&submission, &kick), store.write(lose), store.claim(), hold.until(3));
         assert!(matches!(submitted, Err(SubmitError::Unavailable(_))));
         assert!(lost.is_err());
         assert!(claimed.is_err());

@@ -1,8 +1,8 @@
 //! The one thread that writes: it takes commands, runs a batch of them in one transaction, and answers after COMMIT.
 //!
 //! A commit waits until the decisions on the submissions in it are on record (`on_record`): an audit log whose disk hangs
-//! holds up everything here. Also the queue's own timer: it expires, ends delays and forgets between commands. Never panics: whatever fails is the answer to
-//! the commands of that batch, and the next batch starts afresh.
+//! holds up everything here. Also the queue's own timer: it expires, ends delays and forgets between commands. Never panics:
+//! whatever fails is the answer to the commands of that batch, and the next batch starts afresh.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use super::claim::EXPIRED_AT_ONCE;
 use super::ledger::{Ledger, Tally};
 use super::line::RIPE_AT_ONCE;
-use super::on_record::Submitting;
 use super::open::Lock;
 use super::sqlite::Settings;
 use super::waiters::Waiters;
@@ -165,14 +164,7 @@ impl Writer {
     /// One transaction: what is due, then the batch.
     fn turn(&mut self, batch: &mut Vec<Command>, upkeep: &mut Upkeep) {
         let mut answers = Vec::with_capacity(batch.len());
-        let mut submissions = Vec::new();
-        let mut others = Vec::with_capacity(batch.len());
-        for mut command in batch.drain(..) {
-            match command.after.take() {
-                Some(decision) => submissions.push(Submitting { command, decision }),
-                None => others.push(command),
-            }
-        }
+        let (mut submissions, mut others) = batch.drain(..).partition(|command| command.after.is_some());
         let ended = self.transact(&mut others, &mut submissions, upkeep, &mut answers);
         let outcome = match ended {
             Ok((tally, outlook)) => {
@@ -200,7 +192,7 @@ impl Writer {
             }
         };
         // Those that did not get their turn.
-        for command in others.into_iter().chain(submissions.into_iter().map(|given| given.command)) {
+        for command in others.into_iter().chain(submissions) {
             let reason = outcome.clone().err().unwrap_or_else(|| Unavailable("not reached".into()));
             answers.push(((command.work)(Err(reason)), Ok(())));
         }
@@ -212,13 +204,12 @@ impl Writer {
     fn transact(
         &mut self,
         others: &mut Vec<Command>,
-        submissions: &mut Vec<Submitting>,
+        submissions: &mut Vec<Command>,
         upkeep: &mut Upkeep,
         answers: &mut Vec<(Answer, Result<(), Unavailable>)>,
     ) -> Result<(Tally, Outlook), Unavailable> {
         let now = self.clock.now().as_microsecond();
-        let all = others.iter().chain(submissions.iter().map(|given| &given.command));
-        self.promise(self.owed(all, now))?;
+        self.promise(self.owed(others.iter().chain(submissions.iter()), now))?;
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         let settings = self.settings.load();
         let mut ledger = Ledger {
