@@ -2,9 +2,9 @@
 //!
 //! A record is one JSON line of a file that is only ever added to, chained to the line before by SHA-256: what a chain
 //! is, and what a line that a crash cut short becomes, stands in [`verify`]. Records that must not be lost are durable
-//! when [`Recorder::durable`] returns, or what [`Recorder::begin`] returned has resolved; refusals of strangers are bounded in number and may be counted together. Every
-//! record is also a `tracing` event, in the same escaped form. Refuses a file that another process writes. A file that is
-//! renamed, as log rotation does, is continued by a new one in the same chain.
+//! when [`Recorder::durable`] returns, or what [`Recorder::begin`] returned has resolved; refusals of strangers are bounded
+//! in number and may be counted together. Every record is also a `tracing` event, in the same escaped form. Refuses a file
+//! that another process writes. A file that is renamed, as log rotation does, is continued by a new one in the same chain.
 
 use std::future::Future;
 use std::num::NonZeroU32;
